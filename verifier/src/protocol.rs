@@ -1,0 +1,192 @@
+//! Messages between hosts and a verifier.
+//!
+//! A host opens one exchange (a bidirectional stream) for each question. All messages are canonical borsh inside the
+//! frames of [`quorate_transport`]; the limit beside each variant is checked before anything is allocated.
+//!
+//! ```text
+//! host                                   verifier
+//!  | Register{spec, image}                  |   once a VM
+//!  |--------------------------------------->| Done | Refused
+//!  | Propose{proposal k, inputs k-1..k}     |
+//!  |--------------------------------------->| REPLAYED: executes        SAMPLED: draws pages
+//!  |        Challenge{pages}                |
+//!  |<---------------------------------------|                           (SAMPLED only)
+//!  | Pages{page, proof}*                    |
+//!  |--------------------------------------->|
+//!  |        Attested | Behind | NeedState | NeedActivation | NeedRegistration | Refused
+//!  |<---------------------------------------|
+//!  | StateOffer{certificate b, bulk address}|   answers NeedState; the verifier pulls the state
+//!  |--------------------------------------->| Done | Refused
+//!  | HeadQuery{vm, nonce}                   | Head
+//!  | Activate{activation, cause, cert k}    | Voted | Refused
+//!  | Activated{activation certificate}      | Done | Refused
+//! ```
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use quorate_attest::id::{Generation, Nonce, Slot, VmId};
+use quorate_attest::key::Signature;
+use quorate_attest::merkle::{Frontier, Sha256Tree};
+use quorate_attest::vm::{
+    Activation, ActivationCertificate, Attestation, Cause, HeadAnswer, Proposal, SlotCertificate, SlotStatement, VmSpec,
+};
+use quorate_transport::wire_enum;
+
+/// Largest guest image that travels, bytes.
+pub const IMAGE_BYTES_MAX: usize = 16 << 20;
+/// Largest sum of the inputs of one slot, bytes. A host ends a slot before it grows past this.
+pub const SLOT_INPUT_BYTES_MAX: usize = 8 << 20;
+/// Most inputs in one slot.
+pub const SLOT_INPUTS_MAX: usize = 8192;
+/// Most statements in one catch-up chain.
+pub const CHAIN_STATEMENTS_MAX: usize = 16_384;
+/// Most pages a SAMPLED verifier asks for about one slot.
+pub const CHALLENGE_PAGES_MAX: usize = 64;
+
+/// Introduces a VM: anyone can check that `spec` hashes to the VM's id and `image` to the digest in `spec`.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Register {
+    /// What the VM is.
+    pub spec: VmSpec,
+    /// The guest ELF.
+    pub image: Vec<u8>,
+}
+
+/// Asks for an attestation of one slot.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Propose {
+    /// The slot, signed by the host of its generation.
+    pub proposal: Proposal,
+    /// The inputs consumed in the transition that ends in this slot, in order.
+    pub inputs: Vec<Vec<u8>>,
+}
+
+/// One page with its inclusion proof against the proposed page root.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct ProvenPage {
+    /// Page number.
+    pub index: u32,
+    /// 4,096 bytes.
+    pub bytes: Vec<u8>,
+    /// Sibling digests, leaf to root (RFC 9162, 2.1.3).
+    pub proof: Vec<[u8; 32]>,
+}
+
+/// Answer to a [`Challenge`].
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Pages {
+    /// The pages in the order they were asked for.
+    pub pages: Vec<ProvenPage>,
+}
+
+/// Offers the complete state of a certified slot to a verifier that cannot follow by replay alone.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct StateOffer {
+    /// The slot offered; absent when the verifier itself signed exactly this slot last.
+    pub certificate: Option<SlotCertificate>,
+    /// Statements from the one after the verifier's head up to the offered slot, linked by their digests.
+    pub chain: Vec<SlotStatement>,
+    /// The input log up to the offered slot.
+    pub input_log: Frontier<Sha256Tree>,
+    /// Where the state can be pulled: address of the host's bulk listener.
+    pub bulk_address: String,
+    /// Token of this transfer.
+    pub token: [u8; 32],
+}
+
+/// Asks for the newest slot a verifier signed.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct HeadQuery {
+    /// The VM.
+    pub vm: VmId,
+    /// Fresh random value that the answer repeats.
+    pub nonce: Nonce,
+}
+
+/// Asks for a vote to raise the generation.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Activate {
+    /// What is to be signed.
+    pub activation: Activation,
+    /// The source's `Relinquish`, or the operator's recovery statement.
+    pub cause: Cause,
+    /// Certificate of the slot that the new generation starts from.
+    pub certificate: SlotCertificate,
+}
+
+wire_enum! {
+    /// Everything a host may send to a verifier.
+    pub enum ToVerifier {
+        1 => Register(Register) <= IMAGE_BYTES_MAX + 4096,
+        2 => Propose(Propose) <= SLOT_INPUT_BYTES_MAX + SLOT_INPUTS_MAX * 4 + 4096,
+        3 => Pages(Pages) <= CHALLENGE_PAGES_MAX * 5120 + 16,
+        4 => StateOffer(StateOffer) <= CHAIN_STATEMENTS_MAX * 1024,
+        5 => HeadQuery(HeadQuery) <= 64,
+        6 => Activate(Activate) <= 16384,
+        7 => Activated(ActivationCertificate) <= 16384,
+    }
+}
+
+/// A verifier's attestation of one slot.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Attested {
+    /// The slot.
+    pub slot: Slot,
+    /// Index, mode and signature.
+    pub attestation: Attestation,
+    /// C2SP cosignature line over the head of the VM's statement log, with the verifier's own clock inside.
+    pub cosignature: String,
+}
+
+/// Pages that a SAMPLED verifier wants to see.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Challenge {
+    /// Page numbers, strictly ascending.
+    pub pages: Vec<u32>,
+}
+
+/// The verifier has not seen the slots before the proposed one.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Behind {
+    /// The slot it can take next.
+    pub next: Slot,
+}
+
+/// A vote for an activation.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Voted {
+    /// Generation voted for.
+    pub generation: Generation,
+    /// Index of the verifier in the group.
+    pub verifier: u16,
+    /// Signature over the activation.
+    pub signature: Signature,
+}
+
+/// An empty answer.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Empty {}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Refused {
+    /// Stable error kind of the threat model.
+    pub kind: String,
+    /// What was found, for people.
+    pub detail: String,
+}
+
+wire_enum! {
+    /// Everything a verifier may answer.
+    pub enum FromVerifier {
+        1 => Attested(Attested) <= 4096,
+        2 => Challenge(Challenge) <= CHALLENGE_PAGES_MAX * 4 + 16,
+        3 => Behind(Behind) <= 16,
+        4 => NeedState(Behind) <= 16,
+        5 => NeedActivation(Empty) <= 16,
+        6 => NeedRegistration(Empty) <= 16,
+        7 => Head(HeadAnswer) <= 16384,
+        8 => Voted(Voted) <= 256,
+        9 => Done(Empty) <= 16,
+        10 => Refused(Refused) <= 4096,
+    }
+}
