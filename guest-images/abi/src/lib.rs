@@ -139,14 +139,12 @@ pub mod mailbox {
 pub mod exit_code {
     /// The service ended because it had nothing left to do.
     pub const SUCCESS: u64 = 0;
-    /// A Rust panic; the message was logged first.
+    /// A Rust panic, or an allocation the heap could not serve; the message was logged first.
     pub const PANIC: u64 = 101;
-    /// The heap could not serve an allocation; its size was logged first.
-    pub const OUT_OF_MEMORY: u64 = 102;
-    /// The boot information names another ABI version or contradicts itself.
-    pub const ABI_MISMATCH: u64 = 103;
+    /// The boot information names another ABI version or contradicts itself, or leaves no room for a heap.
+    pub const ABI_MISMATCH: u64 = 102;
     /// The unwinder was reached, which a program built with `panic = "abort"` never does.
-    pub const UNWIND: u64 = 104;
+    pub const UNWIND: u64 = 103;
 }
 
 /// Whether a machine may have this much memory: a multiple of 2 MiB within the two limits.
