@@ -1,0 +1,27 @@
+//! What is said about a VM: its specification, its slots, who runs it, and the evidence against those who lie.
+//!
+//! ```text
+//! VmSpec ── id ──▶ slot 0 ─▶ slot 1 ─▶ … ─▶ slot k ──────────▶ slot k+1 …
+//!                  │ each names its predecessor's digest         ▲ new generation, new host
+//!                  ▼                                             │
+//!               Proposal (host) ─▶ Attestation ─▶ SlotCertificate│
+//!                                                                │
+//!               Relinquish (old host) or Recovery (operator) ─▶ Activation vote ─▶ ActivationCertificate
+//! ```
+//!
+//! In statements about slots `seq` is the slot, in those about generations it is the generation. What a type does not
+//! show (the newest slot, who runs the VM now) is a parameter of its `verify`.
+
+mod activation;
+mod evidence;
+mod head;
+mod slot;
+mod spec;
+
+pub use activation::{
+    Activation, ActivationCertificate, ActivationTally, Cause, Recovery, Refusal, Relinquish,
+};
+pub use evidence::{ConflictingCertificates, DoubleVote, Equivocation};
+pub use head::HeadAnswer;
+pub use slot::{Attestation, Mode, Proposal, SlotBody, SlotCertificate, SlotStatement, Tally, Verified};
+pub use spec::{InputPolicy, MACHINE_VERSION, OutputPolicy, VmSpec};

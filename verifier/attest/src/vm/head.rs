@@ -1,0 +1,107 @@
+//! The newest slot of a VM: what a verifier answers when asked.
+//!
+//! A pair of certified slots is no proof of being the newest: every older pair is certified too. So who needs the head
+//! asks a quorum of verifiers with a fresh nonce; two quorums share an honest member, which tells the newest.
+
+use alloc::vec::Vec;
+
+use borsh::{BorshDeserialize, BorshSerialize};
+
+use super::activation::Activation;
+use super::slot::{Attestation, Proposal};
+use crate::encoding::{Bounded, to_bytes};
+use crate::error::{Signer, VerifyError};
+use crate::group::GroupConfig;
+use crate::id::{Epoch, Generation, GroupId, Nonce, VmId};
+use crate::key::{SecretKey, Signature};
+use crate::statement::{Expected, Kind, Statement};
+
+/// One verifier's signed answer about one VM.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct HeadAnswer {
+    /// The VM.
+    pub vm: VmId,
+    /// Of the question.
+    pub nonce: Nonce,
+    /// Index of who answers.
+    pub verifier: u16,
+    /// The newest slot this verifier has attested, as its host proposed it.
+    pub proposal: Option<Proposal>,
+    /// This verifier's attestation of that slot.
+    pub attestation: Option<Attestation>,
+    /// Newest generation this verifier has voted for.
+    pub generation: Generation,
+    /// Its vote for that generation, from generation 1 on.
+    pub vote: Option<Activation>,
+    /// Signature of that vote.
+    pub vote_signature: Option<Signature>,
+    /// Over all fields before under [`Kind::HEAD`].
+    pub signature: Signature,
+}
+
+impl Bounded for HeadAnswer {
+    const LIMIT: usize =
+        32 + 16 + 2 + 1 + Proposal::LIMIT + 1 + Attestation::LIMIT + 8 + 1 + Activation::LIMIT + 1 + 64 + 64;
+}
+
+impl HeadAnswer {
+    /// Signs as a member of the group; the signature in `self` is replaced.
+    pub fn signed(mut self, group: GroupId, epoch: Epoch, verifier: &SecretKey) -> Self {
+        self.signature = self.to_statement(group, epoch).sign(verifier);
+        self
+    }
+
+    /// What is signed: `seq` is the generation, the body is every field before the signature.
+    pub fn to_statement(&self, group: GroupId, epoch: Epoch) -> Statement {
+        let mut body: Vec<u8> = to_bytes(self);
+        body.truncate(body.len() - Signature::LENGTH);
+        Statement { kind: Kind::HEAD, group, epoch, instance: self.vm, seq: self.generation.get(), body }
+    }
+
+    /// Checks that this answers the question `nonce` about `expected.instance`, the signature, and that everything
+    /// inside is signed, about that VM, and by that verifier.
+    pub fn verify(&self, group: &GroupConfig, expected: &Expected, nonce: &Nonce) -> Result<(), VerifyError> {
+        expected.check(&self.to_statement(expected.group, expected.epoch))?;
+        if expected.epoch != group.epoch {
+            return Err(VerifyError::WrongEpoch { want: expected.epoch, got: group.epoch });
+        }
+        if self.nonce != *nonce {
+            return Err(VerifyError::NonceReused);
+        }
+        let key = group.member(self.verifier)?.vote_key;
+        key.verify(&self.to_statement(expected.group, expected.epoch).encode(), &self.signature)
+            .map_err(|error| VerifyError::signature(Signer::Verifier(self.verifier), error))?;
+        self.verify_slot(group, expected)?;
+        self.verify_vote(group, expected)
+    }
+
+    fn verify_slot(&self, group: &GroupConfig, expected: &Expected) -> Result<(), VerifyError> {
+        match (&self.proposal, &self.attestation) {
+            (None, None) => Ok(()),
+            (Some(proposal), Some(attestation)) => {
+                proposal.statement.check(expected)?;
+                proposal.verify()?;
+                if attestation.verifier != self.verifier {
+                    return Err(VerifyError::Inconsistent { reason: "attestation of another verifier" });
+                }
+                attestation.verify(group, &proposal.statement)
+            }
+            _ => Err(VerifyError::Inconsistent { reason: "a proposal and its attestation belong together" }),
+        }
+    }
+
+    fn verify_vote(&self, group: &GroupConfig, expected: &Expected) -> Result<(), VerifyError> {
+        match (&self.vote, &self.vote_signature) {
+            (None, None) if self.generation == Generation::ZERO => Ok(()),
+            (None, None) => Err(VerifyError::Inconsistent { reason: "a later generation needs its vote" }),
+            (Some(vote), Some(signature)) => {
+                expected.check_scope(vote.group, vote.epoch, vote.vm)?;
+                if vote.generation != self.generation {
+                    return Err(VerifyError::Inconsistent { reason: "vote for another generation" });
+                }
+                vote.verify_vote(group, self.verifier, signature)
+            }
+            _ => Err(VerifyError::Inconsistent { reason: "a vote and its signature belong together" }),
+        }
+    }
+}
