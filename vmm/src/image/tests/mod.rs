@@ -1,0 +1,3 @@
+pub(crate) mod elf_file;
+mod file;
+mod text;
