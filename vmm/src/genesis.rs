@@ -1,0 +1,1 @@
+//! The genesis of a machine, computed without KVM.

@@ -1,0 +1,1 @@
+//! Copies of a machine's pages at one slot.
