@@ -12,6 +12,7 @@ use crate::encoding::{self, Bounded, bounded_list, is_name, to_bytes};
 use crate::error::VerifyError;
 use crate::id::{Epoch, GroupId, VmId};
 use crate::key::PublicKey;
+use crate::note::{KeyType, VerifierKey};
 use crate::quorum::QuorumRule;
 use crate::statement::{Expected, Kind};
 
@@ -169,6 +170,14 @@ impl GroupConfig {
         self.members.get(usize::from(verifier)).ok_or(VerifyError::SignerOutOfRange { verifier, members })
     }
 
+    /// The C2SP key under which that member cosigns: named `group name/member name`.
+    pub fn cosigner(&self, verifier: u16) -> Result<VerifierKey, VerifyError> {
+        let member = self.member(verifier)?;
+        let name = format!("{}/{}", self.name, member.name);
+        VerifierKey::new(&name, KeyType::Cosignature, member.cosigner_key)
+            .map_err(|error| bad(error.to_string()))
+    }
+
     /// Index of the member that votes with `key`.
     pub fn index_of(&self, key: &PublicKey) -> Result<u16, VerifyError> {
         let found = self.members.iter().position(|member| member.vote_key == *key);
@@ -194,6 +203,3 @@ impl GroupConfig {
 fn bad(reason: impl ToString) -> VerifyError {
     VerifyError::BadConfig { reason: reason.to_string() }
 }
-
-#[cfg(test)]
-mod tests;

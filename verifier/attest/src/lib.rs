@@ -31,15 +31,21 @@
 extern crate alloc;
 
 pub mod certificate;
+pub mod checkpoint;
+pub mod cosignature;
 pub mod encoding;
 pub mod error;
 pub mod group;
 pub mod id;
 pub mod key;
 pub mod merkle;
+pub mod note;
+pub mod policy;
 pub mod quorum;
 pub mod request;
+pub mod state_tree;
 pub mod statement;
+pub mod tlog_proof;
 pub mod vm;
 
 pub use error::VerifyError;

@@ -22,6 +22,6 @@ pub use activation::{
     Activation, ActivationCertificate, ActivationTally, Cause, Recovery, Refusal, Relinquish,
 };
 pub use evidence::{ConflictingCertificates, DoubleVote, Equivocation};
-pub use head::HeadAnswer;
+pub use head::{HeadAnswer, head_checkpoint, log_origin, statement_leaf};
 pub use slot::{Attestation, Mode, Proposal, SlotBody, SlotCertificate, SlotStatement, Tally, Verified};
 pub use spec::{InputPolicy, MACHINE_VERSION, OutputPolicy, VmSpec};

@@ -2,19 +2,42 @@
 //!
 //! A pair of certified slots is no proof of being the newest: every older pair is certified too. So who needs the head
 //! asks a quorum of verifiers with a fresh nonce; two quorums share an honest member, which tells the newest.
+//!
+//! For the public the statements of a VM form an RFC 6962 log of the origin [`log_origin`], whose head is a C2SP
+//! checkpoint that the verifiers cosign.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use super::activation::Activation;
-use super::slot::{Attestation, Proposal};
+use super::slot::{Attestation, Proposal, SlotStatement};
+use crate::checkpoint::Checkpoint;
 use crate::encoding::{Bounded, to_bytes};
 use crate::error::{Signer, VerifyError};
 use crate::group::GroupConfig;
 use crate::id::{Epoch, Generation, GroupId, Nonce, VmId};
 use crate::key::{SecretKey, Signature};
+use crate::merkle::Digest;
+use crate::note::NoteError;
 use crate::statement::{Expected, Kind, Statement};
+
+/// Origin of a VM's statement log: `quorate.vm/` and the VM's id in hexadecimal.
+pub fn log_origin(vm: &VmId) -> String {
+    format!("quorate.vm/{vm}")
+}
+
+/// Leaf data of a VM's statement log: slot `k` is the leaf with index `k`.
+pub fn statement_leaf(statement: &SlotStatement) -> Vec<u8> {
+    statement.encode(Kind::SLOT_REPLAYED)
+}
+
+/// Head of a VM's statement log with `size` slots, to be signed with [`crate::cosignature::cosign`].
+pub fn head_checkpoint(vm: &VmId, size: u64, root: Digest) -> Result<Checkpoint, NoteError> {
+    Checkpoint::new(&log_origin(vm), size, root)
+}
 
 /// One verifier's signed answer about one VM.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
