@@ -1,0 +1,5 @@
+mod bounds;
+mod fixture;
+mod genesis;
+mod model;
+mod once;
