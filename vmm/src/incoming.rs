@@ -7,19 +7,18 @@
 //! Besides the digests, `finish` checks what no execution can change: tables, stubs, text and constants must be those
 //! of the image. A certificate over another image's memory does not turn into a machine of this one.
 
-use std::collections::BTreeMap;
-
 use quorate_attest::id::PageRoot;
 use quorate_guest_abi as abi;
 
 use crate::cpu::{CpuState, CpuStateError};
 use crate::device::DeviceState;
+use crate::genesis::initial_pages;
 use crate::image::Image;
 use crate::machine::layout::{Access, LayoutError, MemoryMap};
 use crate::machine::{Machine, MachineError};
 use crate::measurement::Measurement;
 use crate::memory::{GuestMemory, MemoryError};
-use crate::page_tree::{Digest, PAGE_BYTES, Page, PageTree, ZERO_LEAF, hash_page};
+use crate::page_tree::{Digest, PAGE_BYTES, PageTree, ZERO_LEAF, hash_page};
 
 /// Why a state from outside is refused.
 #[derive(Debug, thiserror::Error)]
@@ -188,7 +187,7 @@ impl IncomingMachine {
     /// Whether every page that no guest can write holds what genesis put there.
     fn has_constants_of(&self, image: &Image) -> Result<bool, IncomingError> {
         let map = MemoryMap::new(&image.extents(), self.memory.bytes())?;
-        let genesis = constant_pages(image, &map);
+        let genesis = initial_pages(&map, image.contents());
         let mut constants = (0..self.tree.count()).filter(|index| !is_writable(&map, *index));
         Ok(constants.all(|index| {
             let want = genesis.get(&index).map_or(ZERO_LEAF, |page| hash_page(page));
@@ -197,25 +196,11 @@ impl IncomingMachine {
     }
 }
 
-/// The non-zero pages of the genesis of an image.
-fn constant_pages(image: &Image, map: &MemoryMap) -> BTreeMap<u32, Box<Page>> {
-    let mut pages = BTreeMap::<u32, Box<Page>>::new();
-    let mut sink = |mut address: u64, mut bytes: &[u8]| {
-        while !bytes.is_empty() {
-            let (index, offset) = ((address / abi::PAGE_BYTES) as u32, (address % abi::PAGE_BYTES) as usize);
-            let (piece, rest) = bytes.split_at(bytes.len().min(PAGE_BYTES - offset));
-            let page = pages.entry(index).or_insert_with(|| Box::new([0; PAGE_BYTES]));
-            page[offset..offset + piece.len()].copy_from_slice(piece);
-            (address, bytes) = (address + piece.len() as u64, rest);
-        }
-    };
-    map.write_supervisor(&mut sink);
-    image.contents().for_each(|(address, bytes)| sink(address, bytes));
-    pages
-}
-
 fn is_writable(map: &MemoryMap, index: u32) -> bool {
     let address = u64::from(index) * abi::PAGE_BYTES;
     let holds = |region: &&crate::machine::layout::Region| region.range.contains(&address);
     map.regions().iter().find(holds).is_some_and(|region| region.access == Access::ReadWrite)
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,7 @@ mod sweep;
 mod symbols;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::{BadInstruction, ImageError};
 pub use headers::Segment;

@@ -126,8 +126,7 @@ impl Machine {
                 written = memory.write(address, bytes);
             }
         };
-        map.write_supervisor(&mut write);
-        program.contents.iter().for_each(|(address, bytes)| write(*address, bytes));
+        crate::genesis::write_memory(&map, program.contents, &mut write);
         written?;
         let tree = PageTree::zero(memory.page_count());
         let cpu = CpuState::initial(program.entry);

@@ -24,7 +24,7 @@ pub(super) struct Block {
 
 /// First node of a level and how many nodes of it a block of `len` leaves uses.
 fn extent(level: usize, len: usize) -> (usize, usize) {
-    (2 * BLOCK_LEAVES - (2 * BLOCK_LEAVES >> level), len.div_ceil(1 << level))
+    (2 * BLOCK_LEAVES - ((2 * BLOCK_LEAVES) >> level), len.div_ceil(1 << level))
 }
 
 impl Block {

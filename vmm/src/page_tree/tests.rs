@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use quorate_attest::merkle::{self, Blake3Tree, verify_inclusion};
 
 /// RFC 6962 section 2.1, word by word and without any shortcut.
 fn reference_root(leaves: &[Digest]) -> Digest {
@@ -155,5 +156,31 @@ proptest! {
             prop_assert_eq!(tree.root(), reference_root(&leaves));
             prop_assert_eq!(tree.root(), PageTree::from_leaves(&leaves).root());
         }
+    }
+
+    #[test]
+    fn the_attested_tree_is_the_same_and_verifies_the_proofs(count in 1usize..3000, seed: u64, other: u32) {
+        let leaves = leaves(count, seed);
+        let tree = PageTree::from_leaves(&leaves);
+        let (root, size) = (tree.root(), count as u64);
+        prop_assert_eq!(root, merkle::root::<Blake3Tree>(&leaves));
+        let index = other % count as u32;
+        let proof = tree.proof(index).unwrap();
+        prop_assert_eq!(Some(proof.clone()), merkle::inclusion_proof::<Blake3Tree>(&leaves, index.into()));
+        let verify = |index: u64, size, leaf: &Digest, proof: &[Digest]| {
+            verify_inclusion::<Blake3Tree>(leaf, index, size, proof, &root).is_ok()
+        };
+        let leaf = &leaves[index as usize];
+        prop_assert!(verify(index.into(), size, leaf, &proof));
+        // T04: an inner node as a leaf, a wrong size, a proof with a level more or less.
+        if let Some(sibling) = proof.first() {
+            let (left, right) = if index.is_multiple_of(2) { (leaf, sibling) } else { (sibling, leaf) };
+            let node = hash::join(0, left, right);
+            prop_assert!(!verify(u64::from(index) / 2, size.div_ceil(2), &node, &proof));
+            prop_assert!(!verify(index.into(), size, leaf, &proof[1..]));
+        }
+        prop_assert!(!verify(index.into(), size, leaf, &[&proof[..], &[*leaf]].concat()));
+        prop_assert!(!verify(size + u64::from(index), size, leaf, &proof));
+        prop_assert!(tree.proof(count as u32).is_none());
     }
 }
