@@ -7,6 +7,7 @@
 extern crate alloc;
 
 use alloc::vec;
+use core::hint::black_box;
 
 use quorate_guest_sdk::{
     BootInfo, INPUT_BYTES_MAX, Line, OperationError, log, misuse, recv, send, yield_now,
@@ -65,7 +66,7 @@ fn misbehave(misbehaviour: Misbehaviour, memory_bytes: u64) -> Option<i64> {
         Misbehaviour::Spin => misuse::spin(),
         Misbehaviour::StackOverflow => misuse::overflow_stack(),
         Misbehaviour::Panic => panic!("told to panic"),
-        Misbehaviour::HeapOverflow => drop(vec![1u8; memory_bytes as usize]),
+        Misbehaviour::HeapOverflow => drop(black_box(vec![1u8; memory_bytes as usize])),
         Misbehaviour::Knock(how) => misuse::knock(knock_of(how)),
         Misbehaviour::Call { operation, pointer, length } => {
             return misuse::call(operation, pointer, length, memory_bytes);
