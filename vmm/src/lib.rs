@@ -48,6 +48,9 @@ pub mod memory;
 pub mod page_tree;
 pub mod platform;
 pub mod snapshot;
+pub mod state_stream;
+#[cfg(test)]
+mod testing;
 mod watchdog;
 
 pub use crash::{CrashKind, CrashReport};
