@@ -71,6 +71,14 @@ pub enum VerifyError {
         /// The key.
         got: PublicKey,
     },
+    /// A proof of possession that is not of this key for this role.
+    #[error("proof of possession of key {key} as {role} is invalid")]
+    ProofOfPossessionInvalid {
+        /// Role it was to be registered for.
+        role: &'static str,
+        /// The key.
+        key: PublicKey,
+    },
     /// An answer to another question.
     #[error("answer carries another nonce than the question")]
     NonceReused,
@@ -172,6 +180,7 @@ impl VerifyError {
             Self::WrongSlot { .. } => "WrongSlot",
             Self::FencedGeneration { .. } => "FencedGeneration",
             Self::KeyRoleMismatch { .. } => "KeyRoleMismatch",
+            Self::ProofOfPossessionInvalid { .. } => "ProofOfPossessionInvalid",
             Self::NonceReused => "NonceReused",
             Self::SignerOutOfOrder { .. } => "SignerOutOfOrder",
             Self::DuplicateSigner { .. } => "DuplicateSigner",

@@ -41,6 +41,7 @@ pub mod key;
 pub mod merkle;
 pub mod note;
 pub mod policy;
+pub mod possession;
 pub mod quorum;
 pub mod request;
 pub mod state_tree;

@@ -1,0 +1,198 @@
+//! Fixed keys, groups and statements. Everything is derived from small numbers, so a failure needs no seed.
+
+use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
+use quorate_attest::id::*;
+use quorate_attest::key::{SecretKey, Signature};
+use quorate_attest::statement::{Expected, Kind};
+use quorate_attest::vm::*;
+
+/// Separate key spaces, as roles must not share keys.
+#[derive(Clone, Copy)]
+pub enum Use {
+    Vote,
+    Cosigner,
+    Transport,
+    Operator,
+    Host,
+    Client,
+}
+
+pub fn secret(role: Use, number: u16) -> SecretKey {
+    let mut seed = [role as u8 + 1; 32];
+    seed[..2].copy_from_slice(&number.to_le_bytes());
+    SecretKey::from_seed(seed)
+}
+
+pub fn vote_key(verifier: u16) -> SecretKey {
+    secret(Use::Vote, verifier)
+}
+
+pub fn host_key(number: u16) -> SecretKey {
+    secret(Use::Host, number)
+}
+
+pub fn group(n: u16, f: u64) -> GroupConfig {
+    let member = |number| Member {
+        name: format!("verifier-{number}"),
+        vote_key: vote_key(number).public(),
+        cosigner_key: secret(Use::Cosigner, number).public(),
+        transport_key: secret(Use::Transport, number).public(),
+    };
+    let host = |number| Host { name: format!("host-{number}"), key: host_key(number).public() };
+    GroupConfig {
+        name: "test".into(),
+        hash_algorithm: HASH_SHA256,
+        epoch: Epoch(3),
+        f,
+        members: (0..n).map(member).collect(),
+        operators: vec![secret(Use::Operator, 0).public(), secret(Use::Operator, 1).public()],
+        hosts: (0..3).map(host).collect(),
+    }
+}
+
+pub fn spec() -> VmSpec {
+    VmSpec {
+        name: "vm-1".into(),
+        image: ImageDigest::from_bytes([0x1a; 32]),
+        machine_version: 1,
+        memory_bytes: 32 << 20,
+        input_policy: InputPolicy::ClientSigned,
+        output_policy: OutputPolicy::Certified,
+        host: host_key(0).public(),
+        nonce: Nonce::from_bytes([0x2b; 16]),
+    }
+}
+
+pub fn slot(group: &GroupConfig, number: u64) -> SlotStatement {
+    let fill = |byte: u8| [byte ^ number as u8; 32];
+    let body = SlotBody {
+        generation: Generation(1),
+        image: spec().image,
+        machine_version: 1,
+        platform: PlatformClass::from_bytes(fill(1)),
+        page_root: PageRoot::from_bytes(fill(2)),
+        page_count: 8192,
+        cpu: CpuDigest::from_bytes(fill(3)),
+        device: DeviceDigest::from_bytes(fill(4)),
+        input_root: InputRoot::from_bytes(fill(5)),
+        first_input: 10 * number,
+        end_input: 10 * number + 10,
+        ordered: 0,
+        client_signed: 9,
+        unauthenticated: 1,
+        output_root: OutputRoot::from_bytes(fill(6)),
+        output_count: 4,
+        doorbells: 100 * number,
+        previous: StatementDigest::from_bytes(fill(7)),
+        host: host_key(0).public(),
+    };
+    SlotStatement { group: group.id(), epoch: group.epoch, vm: spec().id(), slot: Slot(number), body }
+}
+
+pub fn expect(group: &GroupConfig, kind: Kind) -> Expected {
+    group.expect(spec().id(), kind)
+}
+
+pub fn attest(statement: &SlotStatement, verifier: u16, mode: Mode) -> Attestation {
+    Attestation::sign(statement, verifier, mode, &vote_key(verifier))
+}
+
+pub fn certificate(statement: &SlotStatement, verifiers: &[u16], mode: Mode) -> SlotCertificate {
+    let attestations = verifiers.iter().map(|verifier| attest(statement, *verifier, mode)).collect();
+    SlotCertificate { statement: statement.clone(), attestations }
+}
+
+pub fn relinquish(group: &GroupConfig) -> Relinquish {
+    let last = slot(group, 5);
+    Relinquish {
+        vm: last.vm,
+        group: last.group,
+        epoch: last.epoch,
+        generation: Generation(1),
+        slot: last.slot,
+        statement: last.digest(),
+        successor: host_key(1).public(),
+        signature: Signature::NONE,
+    }
+    .signed(&host_key(0))
+}
+
+pub fn recovery(group: &GroupConfig) -> Recovery {
+    let last = slot(group, 5);
+    Recovery {
+        vm: last.vm,
+        group: last.group,
+        epoch: last.epoch,
+        generation: Generation(2),
+        slot: last.slot,
+        statement: last.digest(),
+        host: host_key(2).public(),
+        operator: secret(Use::Operator, 1).public(),
+        signature: Signature::NONE,
+    }
+    .signed(&secret(Use::Operator, 1))
+}
+
+pub fn activation(group: &GroupConfig, cause: &Cause) -> Activation {
+    Activation::of(cause, group.id(), group.epoch, Nonce::from_bytes([0x3c; 16])).unwrap()
+}
+
+pub fn activation_certificate(group: &GroupConfig, cause: Cause, verifiers: &[u16]) -> ActivationCertificate {
+    let activation = activation(group, &cause);
+    let vote = |verifier: &u16| (*verifier, activation.sign(&vote_key(*verifier)));
+    ActivationCertificate { attestations: verifiers.iter().map(vote).collect(), cause, activation }
+}
+
+pub fn question() -> Nonce {
+    Nonce::from_bytes([0x4d; 16])
+}
+
+pub fn head(group: &GroupConfig, verifier: u16) -> HeadAnswer {
+    let newest = slot(group, 5);
+    let vote = activation(group, &Cause::Relinquish(relinquish(group)));
+    HeadAnswer {
+        vm: spec().id(),
+        nonce: question(),
+        verifier,
+        attestation: Some(attest(&newest, verifier, Mode::Replayed)),
+        proposal: Some(Proposal::sign(newest, &host_key(0))),
+        generation: vote.generation,
+        vote_signature: Some(vote.sign(&vote_key(verifier))),
+        vote: Some(vote),
+        signature: Signature::NONE,
+    }
+    .signed(group.id(), group.epoch, &vote_key(verifier))
+}
+
+pub fn refusal(group: &GroupConfig) -> Refusal {
+    Refusal {
+        group: group.id(),
+        epoch: group.epoch,
+        vm: spec().id(),
+        generation: Generation(2),
+        slot: Slot(5),
+        host: host_key(1).public(),
+        reason: "RootMismatch: cpu".into(),
+        signature: Signature::NONE,
+    }
+    .signed(&host_key(1))
+}
+
+/// All subsets of `0..n` with `size` members.
+pub fn subsets(n: u16, size: u32) -> Vec<Vec<u16>> {
+    let chosen = |mask: u32| (0..n).filter(|index| mask >> index & 1 == 1).collect();
+    (0u32..1 << n).filter(|mask| mask.count_ones() == size).map(chosen).collect()
+}
+
+/// A change and the error kind it must lead to.
+pub type Change<T> = (fn(&mut T), &'static str);
+
+/// One changed copy of `value` for each change, numbered in the order given.
+pub fn each_changed<T: Clone>(value: &T, changes: &[fn(&mut T)]) -> Vec<(usize, T)> {
+    let changed = |(number, change): (usize, &fn(&mut T))| {
+        let mut copy = value.clone();
+        change(&mut copy);
+        (number, copy)
+    };
+    changes.iter().enumerate().map(changed).collect()
+}
