@@ -135,6 +135,11 @@ impl Connection {
         self.link.error(self.link.quic.closed().await)
     }
 
+    #[cfg(test)]
+    pub(crate) fn available_budget(&self) -> usize {
+        self.link.peer.budget.available_permits()
+    }
+
     pub(crate) fn quic(&self) -> quinn::Connection {
         self.link.quic.clone()
     }

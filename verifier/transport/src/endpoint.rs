@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
 use crate::admission::{Admission, Verdict};
+use crate::bulk::Bulk;
 use crate::close::CloseReason;
 use crate::connection::{Connection, connection_error};
 use crate::counters::Counters;
@@ -39,7 +40,8 @@ pub(crate) struct Node {
     pub(crate) nonces: std::sync::Mutex<NonceMemory>,
 }
 
-/// A node's socket for messages. Cheap to clone; all clones are the same endpoint.
+/// A node's socket for messages. Cheap to clone; all clones are the same endpoint. When the last is dropped, nothing is
+/// accepted any more, and connections stay until they are dropped too; [`Endpoint::close`] ends everything.
 #[derive(Clone)]
 pub struct Endpoint {
     quic: quinn::Endpoint,
@@ -129,17 +131,26 @@ impl Endpoint {
         let gate = &self.node.gate;
         gate.role(&expected)?;
         let limit = gate.limits.handshake;
+        let handshake = async {
+            let quic = self.dial_tls(addr, expected).await?;
+            handshake::dial(&self.node, quic).await
+        };
+        timeout(limit, handshake).await.unwrap_or(Err(TransportError::HandshakeTimeout { limit }))
+    }
+
+    /// The TLS part of a connection, before the hello.
+    pub(crate) async fn dial_tls(
+        &self,
+        addr: SocketAddr,
+        expected: PublicKey,
+    ) -> Result<quinn::Connection, TransportError> {
         let config = self.client_config(expected)?;
         let connecting = self
             .quic
             .connect_with(config, addr, SERVER_NAME)
             .map_err(|error| TransportError::Connection(error.to_string()))?;
-        let handshake = async {
-            let error = |error| connection_error(error, Some(expected), limit);
-            let quic = connecting.await.map_err(error)?;
-            handshake::dial(&self.node, quic).await
-        };
-        timeout(limit, handshake).await.unwrap_or(Err(TransportError::HandshakeTimeout { limit }))
+        let limit = self.node.gate.limits.handshake;
+        connecting.await.map_err(|error| connection_error(error, Some(expected), limit))
     }
 
     fn client_config(&self, expected: PublicKey) -> Result<ClientConfig, TransportError> {
@@ -179,10 +190,9 @@ impl Endpoint {
         self.node.admission.pending()
     }
 
-    /// The gate, to be shared with a bulk listener of the same node, so that a peer that is blocked here is blocked
-    /// there.
-    pub fn gate(&self) -> Arc<Gate> {
-        Arc::clone(&self.node.gate)
+    /// The bulk side of this node: same key, same blocked peers, same counters.
+    pub fn bulk(&self) -> Bulk {
+        Bulk::shared(self.node.us.clone(), Arc::clone(&self.node.gate))
     }
 
     /// Closes all connections, accepts no more and waits for the peers to be told (at most a second).
@@ -231,7 +241,12 @@ fn transport_config(limits: &Limits) -> TransportConfig {
 
 /// Judges every attempt and gives each admitted one a task, until the endpoint closes.
 async fn accept_all(quic: quinn::Endpoint, node: Arc<Node>, established: mpsc::Sender<Connection>) {
-    while let Some(incoming) = quic.accept().await {
+    loop {
+        let next = tokio::select! {
+            next = quic.accept() => next,
+            () = established.closed() => None,
+        };
+        let Some(incoming) = next else { break };
         let validated = incoming.remote_address_validated();
         let counters = &node.gate.counters;
         match node.admission.judge(incoming.remote_address(), validated) {
@@ -254,4 +269,5 @@ async fn accept_all(quic: quinn::Endpoint, node: Arc<Node>, established: mpsc::S
             }
         }
     }
+    quic.set_server_config(None);
 }

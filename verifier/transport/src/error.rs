@@ -59,6 +59,13 @@ pub enum TransportError {
         /// Which binding failed.
         what: &'static str,
     },
+    /// A bulk connection for a purpose that is not awaited from this key, or not any more. An honest peer may be early
+    /// or late, so this does not count as misbehaviour.
+    #[error("bulk connection refused: {what}")]
+    PurposeRefused {
+        /// Why.
+        what: &'static str,
+    },
     /// A hello carried a nonce that was seen before.
     #[error("hello nonce was used before")]
     NonceReused,
@@ -162,7 +169,7 @@ impl TransportError {
             Self::KeyRoleMismatch { .. } => "KeyRoleMismatch",
             Self::HandshakeTimeout { .. } => "HandshakeTimeout",
             Self::IncomingRefused { .. } => "IncomingRefused",
-            Self::SessionBindingMismatch { .. } => "SessionBindingMismatch",
+            Self::SessionBindingMismatch { .. } | Self::PurposeRefused { .. } => "SessionBindingMismatch",
             Self::NonceReused => "NonceReused",
             Self::VersionUnsupported { .. } => "VersionUnsupported",
             Self::StreamStalled { .. } => "StreamStalled",

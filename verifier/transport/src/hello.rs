@@ -249,3 +249,162 @@ impl NonceMemory {
         true
     }
 }
+
+/// A dialler's signature as it would be in `channel`, whatever session that is of.
+#[cfg(test)]
+pub(crate) fn sign_for_test(us: &Identity, channel: &Channel, hello: &Hello, answer: &Answer) -> Confirm {
+    let transcript = Transcript {
+        domain: DOMAIN,
+        side: DIALLER,
+        exporter: channel.exporter,
+        dialler: *us.public().as_bytes(),
+        accepter: *channel.peer.as_bytes(),
+        hello,
+        choice: &answer.choice,
+    };
+    Confirm { signature: us.sign(&to_bytes(&transcript)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::key;
+
+    const EXPORTER: [u8; 32] = [9; 32];
+
+    fn us(n: u8, role: Role) -> Identity {
+        Identity::new(&key(n), role)
+    }
+
+    fn channel(peer: u8, expected_role: Role) -> Channel {
+        Channel { exporter: EXPORTER, peer: key(peer).public(), expected_role }
+    }
+
+    fn dialler() -> (Dialler, Hello) {
+        let channel = channel(3, Role::Verifier);
+        Dialler::start(&us(1, Role::Host), Versions { lowest: 1, highest: 3 }, channel, MESSAGES, [1; 16])
+    }
+
+    fn accept(hello: Hello) -> (Accepter, Answer) {
+        let versions = Versions { lowest: 1, highest: 2 };
+        let (channel, mut seen) = (channel(1, Role::Host), NonceMemory::default());
+        Accepter::greeted(&us(3, Role::Verifier), versions, channel, hello, [2; 16], &mut seen).unwrap()
+    }
+
+    #[test]
+    fn test_honest_hello_agrees_on_the_highest_common_version() {
+        let (dialler, hello) = dialler();
+        let (accepter, answer) = accept(hello);
+        let (session, confirm) = dialler.answered(&us(1, Role::Host), &answer).unwrap();
+        assert_eq!((session.version, session.role), (2, Role::Verifier));
+        let session = accepter.confirmed(&us(3, Role::Verifier), &confirm).unwrap();
+        assert_eq!((session.version, session.role, session.purpose), (2, Role::Host, MESSAGES));
+    }
+
+    #[test]
+    fn test_each_changed_field_of_the_hello_breaks_the_dialler_or_the_signature() {
+        let changes: [fn(&mut Hello); 4] = [
+            |hello| hello.versions.highest = 2,
+            |hello| hello.versions.lowest = 2,
+            |hello| hello.purpose = [1; 32],
+            |hello| hello.nonce = [7; 16],
+        ];
+        for change in changes {
+            let (dialler, mut hello) = dialler();
+            change(&mut hello);
+            let (_, answer) = accept(hello);
+            let error = dialler.answered(&us(1, Role::Host), &answer).unwrap_err();
+            assert_eq!(error.kind(), "SessionBindingMismatch");
+        }
+    }
+
+    #[test]
+    fn test_each_changed_field_of_the_answer_is_refused() {
+        type Change = fn(&mut Answer);
+        let changes: [(Change, &str); 6] = [
+            (|answer| answer.choice.version = 1, "SessionBindingMismatch"),
+            (|answer| answer.choice.versions.highest = 1, "SessionBindingMismatch"),
+            (|answer| answer.choice.versions.lowest = 2, "SessionBindingMismatch"),
+            (|answer| answer.choice.role = Role::Host, "KeyRoleMismatch"),
+            (|answer| answer.choice.nonce = [3; 16], "SessionBindingMismatch"),
+            (|answer| answer.choice.nonce = [1; 16], "NonceReused"),
+        ];
+        for (change, kind) in changes {
+            let (dialler, hello) = dialler();
+            let (_, mut answer) = accept(hello);
+            change(&mut answer);
+            assert_eq!(dialler.answered(&us(1, Role::Host), &answer).unwrap_err().kind(), kind);
+        }
+    }
+
+    #[test]
+    fn test_hello_relayed_by_a_known_node_is_refused() {
+        // Host 2 passes the messages of host 1 on in its own TLS session with the verifier.
+        let (dialler, hello) = dialler();
+        let (verifier, mut seen) = (us(3, Role::Verifier), NonceMemory::default());
+        let channel = Channel { exporter: [8; 32], ..channel(2, Role::Host) };
+        let greeted =
+            Accepter::greeted(&verifier, Versions::SPOKEN, channel, hello.clone(), [2; 16], &mut seen);
+        let (accepter, answer) = greeted.unwrap();
+        assert!(dialler.answered(&us(1, Role::Host), &answer).is_err(), "the honest dialler notices");
+        let confirm =
+            sign_for_test(&us(1, Role::Host), &super::tests::channel(3, Role::Verifier), &hello, &answer);
+        let error = accepter.confirmed(&verifier, &confirm).unwrap_err();
+        assert_eq!(error.kind(), "SessionBindingMismatch");
+    }
+
+    #[test]
+    fn test_signature_of_one_side_is_not_that_of_the_other() {
+        let (_, hello) = dialler();
+        let (accepter, answer) = accept(hello);
+        let reflected = Confirm { signature: answer.signature };
+        assert!(accepter.confirmed(&us(3, Role::Verifier), &reflected).is_err());
+    }
+
+    #[test]
+    fn test_nonce_memory_is_bounded_and_finds_repeats() {
+        let mut seen = NonceMemory::default();
+        for n in 0..10_000u128 {
+            assert!(seen.insert(&[1; 32], n.to_le_bytes()));
+        }
+        assert_eq!((seen.order.len(), seen.known.len()), (NONCES, NONCES));
+        assert!(!seen.insert(&[1; 32], 9_999u128.to_le_bytes()));
+        assert!(seen.insert(&[2; 32], 9_999u128.to_le_bytes()), "nonces of another key are its own");
+    }
+
+    #[test]
+    fn test_transcript_has_a_fixed_layout() {
+        let (_, hello) = dialler();
+        let choice = Choice {
+            version: 2,
+            versions: Versions { lowest: 1, highest: 2 },
+            role: Role::Verifier,
+            nonce: [2; 16],
+        };
+        let transcript = Transcript {
+            domain: DOMAIN,
+            side: DIALLER,
+            exporter: EXPORTER,
+            dialler: [1; 32],
+            accepter: [3; 32],
+            hello: &hello,
+            choice: &choice,
+        };
+        let mut expected = DOMAIN.to_vec();
+        expected.push(0);
+        expected.extend([[9; 32], [1; 32], [3; 32]].concat());
+        expected.extend([1, 0, 3, 0, 1].iter().chain(&MESSAGES).chain(&[1; 16]));
+        expected.extend([2, 0, 1, 0, 2, 0, 2].iter().chain(&[2; 16]));
+        assert_eq!(to_bytes(&transcript), expected, "a changed byte breaks every peer");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn test_any_bytes_as_hello_are_refused_or_canonical(tag in 0u8..5, body: Vec<u8>) {
+            use crate::wire::Wire;
+            if let Ok(message) = HelloMessage::decode_body(tag, &body) {
+                proptest::prop_assert_eq!((message.tag(), message.encode_body()), (tag, body));
+            }
+        }
+    }
+}

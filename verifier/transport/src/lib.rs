@@ -51,6 +51,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+pub mod bulk;
 mod close;
 mod connection;
 mod counters;
@@ -74,7 +75,6 @@ pub use endpoint::Endpoint;
 pub use error::TransportError;
 pub use exchange::{Exchange, FrameReceiver, FrameSender};
 pub use limits::{Limits, Versions};
-pub use peers::Gate;
 pub use quorate_attest::encoding;
 pub use wire::{HEADER, Header, Wire, decode_frame, encode_frame};
 

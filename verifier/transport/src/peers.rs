@@ -51,7 +51,7 @@ impl Peer {
 }
 
 /// Asked at every step whether a key may go on. Shared by the message and bulk transports of a node.
-pub struct Gate {
+pub(crate) struct Gate {
     directory: Arc<dyn Directory>,
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<Counters>,

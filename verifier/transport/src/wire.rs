@@ -177,3 +177,64 @@ macro_rules! wire_enum {
         }
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tests::{Ask, BLOB_LIMIT, Blob, Talk};
+
+    fn message() -> impl Strategy<Value = Talk> {
+        prop_oneof![
+            any::<u64>().prop_map(|number| Ask { number }.into()),
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(|bytes| Blob { bytes }.into()),
+        ]
+    }
+
+    #[test]
+    fn test_frame_layout_is_fixed() {
+        let frame = encode_frame(&Talk::from(Ask { number: 0x0102 })).unwrap();
+        assert_eq!(frame, [1, 8, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0], "a changed byte breaks every peer");
+    }
+
+    #[test]
+    fn test_header_is_judged_without_waiting_for_the_body() {
+        let error = decode_frame::<Talk>(&[2, 0xff, 0xff, 0xff, 0xff]).unwrap_err();
+        assert!(matches!(
+            error,
+            TransportError::MessageTooLarge { tag: 2, limit: BLOB_LIMIT, got: 0xffff_ffff }
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn test_any_bytes_decode_to_what_encodes_to_them_or_are_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            if let Ok(Some((message, used))) = decode_frame::<Talk>(&bytes) {
+                prop_assert_eq!(encode_frame(&message).unwrap(), &bytes[..used]);
+            }
+        }
+
+        #[test]
+        fn test_every_prefix_of_a_frame_is_incomplete_and_the_whole_is_the_message(message in message()) {
+            let frame = encode_frame(&message).unwrap();
+            for end in 0..frame.len() {
+                prop_assert!(matches!(decode_frame::<Talk>(&frame[..end]), Ok(None)));
+            }
+            let followed = [&frame[..], &[9, 9]].concat();
+            prop_assert_eq!(decode_frame::<Talk>(&followed).unwrap(), Some((message, frame.len())));
+        }
+
+        #[test]
+        fn test_changed_length_is_never_the_same_message(message in message(), length in any::<u32>()) {
+            let mut frame = encode_frame(&message).unwrap();
+            let before = u32::from_le_bytes([frame[1], frame[2], frame[3], frame[4]]);
+            prop_assume!(length != before);
+            frame[1..5].copy_from_slice(&length.to_le_bytes());
+            let decoded = decode_frame::<Talk>(&frame);
+            prop_assert!(!matches!(decoded, Ok(Some((same, _))) if same == message));
+        }
+    }
+}

@@ -1,6 +1,9 @@
 //! Attacks and guarantees over real sockets on the loopback interface.
 
+mod bulk;
 mod exchange;
+mod flood;
+mod handshake;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -76,4 +79,16 @@ pub(crate) async fn pair(limits: Limits) -> Pair {
     let addr = verifier.local_addr().unwrap();
     let (dialled, accepted) = tokio::join!(host.connect(addr, verifier.public()), verifier.accept());
     Pair { dialled: dialled.unwrap(), accepted: accepted.unwrap(), host, verifier }
+}
+
+/// How long a test waits for something that must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls until `condition` holds.
+pub(crate) async fn eventually(condition: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "it did not happen within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
