@@ -35,6 +35,7 @@ impl Bounded for Certificate {
 
 impl Certificate {
     /// Checks everything named in the module's documentation against the group of the expected epoch.
+    /// The caller answers for `group` being the configuration of `expected.group` in that epoch.
     pub fn verify(&self, group: &GroupConfig, expected: &Expected) -> Result<(), VerifyError> {
         expected.check(&self.statement)?;
         if expected.epoch != group.epoch {

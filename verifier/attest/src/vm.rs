@@ -19,7 +19,7 @@ mod slot;
 mod spec;
 
 pub use activation::{
-    Activation, ActivationCertificate, ActivationTally, Cause, Recovery, Refusal, Relinquish,
+    Activation, ActivationCertificate, ActivationTally, Cause, REASON_LIMIT, Recovery, Refusal, Relinquish,
 };
 pub use evidence::{ConflictingCertificates, DoubleVote, Equivocation};
 pub use head::{HeadAnswer, head_checkpoint, log_origin, statement_leaf};

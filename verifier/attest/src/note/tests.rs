@@ -69,6 +69,21 @@ fn test_vkeys_of_the_specification_are_what_we_write() {
 }
 
 #[test]
+fn test_note_of_the_go_implementation_verifies() {
+    // The example of golang.org/x/mod/sumdb/note, and the key of the Go checksum database.
+    let note = "If you think cryptography is the answer to your problem,
+then you don't know what your problem is.
+
+— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=
+";
+    let key = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+    let verified = Note::parse(note).unwrap().verify(&[key.parse().unwrap()]).unwrap();
+    assert_eq!(verified, [VerifiedLine { key: 0, timestamp: None }]);
+    let key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
+    assert_eq!(key.parse::<VerifierKey>().unwrap().to_string(), key);
+}
+
+#[test]
 fn test_vkey_with_another_id_name_type_or_small_order_key_is_refused() {
     let text = VKEYS[1];
     let identity = "BAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";

@@ -227,6 +227,7 @@ impl Bounded for SlotCertificate {
 
 impl SlotCertificate {
     /// Checks scope, order, **every** signature and the count.
+    /// The caller answers for `group` being the configuration of `expected.group` in that epoch.
     ///
     /// `expected.kind` is the weakest mode the caller accepts: with [`Kind::SLOT_SAMPLED`] both modes count, with
     /// [`Kind::SLOT_REPLAYED`] one sampled attestation refuses the certificate.

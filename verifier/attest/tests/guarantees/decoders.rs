@@ -1,7 +1,12 @@
 //! Every decoder against hostile bytes: it answers an error or a value whose encoding is those bytes, and never panics.
 
+use crate::fixtures::*;
 use crate::golden::{Sample, samples};
 use proptest::prelude::*;
+use quorate_attest::certificate::Certificate;
+use quorate_attest::encoding::Bounded;
+use quorate_attest::statement::Kind;
+use quorate_attest::vm::*;
 
 fn decode(sample: &Sample, bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
     (sample.again)(bytes).map_err(|error| error.kind())
@@ -61,6 +66,28 @@ fn test_oversize_is_refused_before_anything_is_read() {
     for sample in samples() {
         let oversize = vec![0; sample.limit + 1];
         assert_eq!(decode(&sample, &oversize), Err("MessageTooLarge"), "{}", sample.name);
+    }
+}
+
+#[test]
+fn test_certificates_with_more_than_64_signatures_are_refused() {
+    let group = group(4, 1);
+    let statement = slot(&group, 5);
+    let vote = attest(&statement, 0, Mode::Replayed);
+    let cause = Cause::Recovery(recovery(&group));
+    for (count, fits) in [(64, true), (65, false)] {
+        let slots = SlotCertificate { statement: statement.clone(), attestations: vec![vote; count] };
+        let generic = Certificate {
+            statement: statement.to_statement(Kind::SLOT_REPLAYED),
+            signatures: vec![(0, vote.signature); count],
+        };
+        let activated = ActivationCertificate {
+            attestations: vec![(0, vote.signature); count],
+            ..activation_certificate(&group, cause.clone(), &[0])
+        };
+        assert_eq!(SlotCertificate::decoded(&slots.encoded()).is_ok(), fits);
+        assert_eq!(Certificate::decoded(&generic.encoded()).is_ok(), fits);
+        assert_eq!(ActivationCertificate::decoded(&activated.encoded()).is_ok(), fits);
     }
 }
 
