@@ -76,6 +76,7 @@ impl Connection {
     ) -> Result<Self, TransportError> {
         let peer = gate.peer(&session.peer);
         gate.join(&peer, &quic)?;
+        quic.set_receive_window(peer.bytes.into());
         quic.set_max_concurrent_bi_streams(gate.limits.max_streams.into());
         let (queue, incoming) = mpsc::channel(gate.limits.stream_queue.max(1));
         tokio::spawn(take_streams(quic.clone(), Arc::clone(&gate), Arc::clone(&peer), queue));
@@ -164,17 +165,16 @@ async fn take_streams(
     queue: mpsc::Sender<Streams>,
 ) {
     while let Ok(streams) = quic.accept_bi().await {
-        match queue.try_send(streams) {
-            Ok(()) => {}
-            Err(TrySendError::Full((mut send, mut recv))) => {
-                // The stream may be gone already; then there is nothing to refuse.
-                let _ = send.reset(CloseReason::QueueFull.varint());
-                let _ = recv.stop(CloseReason::QueueFull.varint());
-                gate.counters.queue_dropped.add("exchanges");
-                gate.strike(&peer, "QueueFull", OVERFLOW);
-            }
-            Err(TrySendError::Closed(_)) => break,
-        }
+        // Closed means that only exchanges of the connection are left and nobody will accept another.
+        let Err(TrySendError::Full(streams) | TrySendError::Closed(streams)) = queue.try_send(streams) else {
+            continue;
+        };
+        let (mut send, mut recv) = streams;
+        // The stream may be gone already; then there is nothing to refuse.
+        let _ = send.reset(CloseReason::QueueFull.varint());
+        let _ = recv.stop(CloseReason::QueueFull.varint());
+        gate.counters.queue_dropped.add("exchanges");
+        gate.strike(&peer, "QueueFull", OVERFLOW);
     }
     gate.leave(&peer, &quic);
 }

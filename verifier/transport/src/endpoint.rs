@@ -29,6 +29,8 @@ use crate::tls;
 const UNJUDGED: usize = 256;
 const UNJUDGED_BYTES: u64 = 16 * 1024;
 const UNJUDGED_BYTES_TOTAL: u64 = 1 << 20;
+/// Unread bytes a peer may send before the hello is done.
+const HELLO_WINDOW: u32 = 4096;
 /// Name in the QUIC handshake. It is never sent and never checked: keys are what counts.
 const SERVER_NAME: &str = "quorate";
 
@@ -144,13 +146,18 @@ impl Endpoint {
         addr: SocketAddr,
         expected: PublicKey,
     ) -> Result<quinn::Connection, TransportError> {
-        let config = self.client_config(expected)?;
-        let connecting = self
-            .quic
-            .connect_with(config, addr, SERVER_NAME)
-            .map_err(|error| TransportError::Connection(error.to_string()))?;
+        let connecting = self.dial_with(self.client_config(expected)?, addr)?;
         let limit = self.node.gate.limits.handshake;
         connecting.await.map_err(|error| connection_error(error, Some(expected), limit))
+    }
+
+    pub(crate) fn dial_with(
+        &self,
+        config: ClientConfig,
+        addr: SocketAddr,
+    ) -> Result<quinn::Connecting, TransportError> {
+        let connecting = self.quic.connect_with(config, addr, SERVER_NAME);
+        connecting.map_err(|error| TransportError::Connection(error.to_string()))
     }
 
     fn client_config(&self, expected: PublicKey) -> Result<ClientConfig, TransportError> {
@@ -226,13 +233,13 @@ fn server_config(
 
 fn transport_config(limits: &Limits) -> TransportConfig {
     let mut config = TransportConfig::default();
-    // Until the hello is done a peer may have its one stream; then the limit rises.
+    // Until the hello is done a peer may have its one stream and few bytes; then the limits rise.
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(limits.stream_window))
-        .receive_window(VarInt::from_u32(limits.bytes_in_flight))
+        .receive_window(VarInt::from_u32(HELLO_WINDOW))
         .send_window(u64::from(limits.bytes_in_flight))
         .keep_alive_interval(Some(limits.idle / 3))
         .max_idle_timeout(IdleTimeout::try_from(limits.idle).ok());

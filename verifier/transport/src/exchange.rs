@@ -306,7 +306,7 @@ impl FrameReceiver {
         let deadline = partial.started + limit;
         let stalled = |done: usize| TransportError::StreamStalled { done: HEADER + done, total, limit };
         if partial.permit.is_none() {
-            let wanted = (length as u64).min(u64::from(limits.bytes_in_flight)) as u32;
+            let wanted = (length as u64).min(u64::from(self.link.peer.bytes)) as u32;
             let acquired = timeout_at(deadline, acquire(&self.link.peer.budget, wanted)).await;
             partial.permit = acquired.map_err(|_| stalled(0))?;
             partial.body.reserve_exact(length.min(FIRST_ALLOCATION));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
+use crate::directory::Role;
 use crate::error::TransportError;
 
 /// The protocol versions a node speaks, both ends included. Raise `lowest` to set a floor.
@@ -64,9 +65,12 @@ pub struct Limits {
     pub max_pending_per_address: usize,
     /// Pending handshakes of one subnet (IPv4 /24, IPv6 /48).
     pub max_pending_per_subnet: usize,
-    /// Unread bytes a peer may have on its way to us: the flow control window of a connection, and
+    /// Unread bytes a member may have on its way to us: the flow control window of a connection, and
     /// separately the bodies being assembled over all its connections.
     pub bytes_in_flight: u32,
+    /// The same for a client, of which there may be many. All peers together can make us hold at most
+    /// `max_connections` times twice the larger that applies.
+    pub client_bytes_in_flight: u32,
     /// Unread bytes of one stream.
     pub stream_window: u32,
     /// Misbehaviour points after which a peer is blocked; see [`crate::Endpoint::block`].
@@ -90,12 +94,13 @@ impl Default for Limits {
             stream_queue: 128,
             connection_queue: 128,
             max_connections: 1024,
-            max_connections_per_peer: 16,
+            max_connections_per_peer: 8,
             max_pending_handshakes: 256,
             retry_threshold: 32,
             max_pending_per_address: 64,
             max_pending_per_subnet: 128,
             bytes_in_flight: 16 << 20,
+            client_bytes_in_flight: 512 << 10,
             stream_window: 4 << 20,
             strikes: 256,
             strike_window: Duration::from_secs(60),
@@ -105,6 +110,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Bytes in flight of a peer with this role.
+    pub(crate) fn bytes_of(&self, role: Role) -> u32 {
+        if role == Role::Client { self.client_bytes_in_flight } else { self.bytes_in_flight }
+    }
+
     /// Time a frame of `bytes` may take from its first byte on.
     pub fn frame_deadline(&self, bytes: usize) -> Duration {
         let rate = self.min_rate.max(1);

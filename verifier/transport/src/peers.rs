@@ -25,6 +25,8 @@ const BLOCKED_MAX: usize = 65_536;
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) key: PublicKey,
+    /// Most bytes in flight.
+    pub(crate) bytes: u32,
     /// Bytes of message bodies being assembled, over all connections.
     pub(crate) budget: Arc<Semaphore>,
     state: Mutex<PeerState>,
@@ -93,8 +95,9 @@ impl Gate {
             self.forget(&mut peers);
         }
         let fresh = || {
-            let budget = Arc::new(Semaphore::new(self.limits.bytes_in_flight as usize));
-            Arc::new(Peer { key: *key, budget, state: Mutex::default() })
+            let bytes = self.limits.bytes_of(self.directory.role(key).unwrap_or(Role::Client));
+            let budget = Arc::new(Semaphore::new(bytes as usize));
+            Arc::new(Peer { key: *key, bytes, budget, state: Mutex::default() })
         };
         Arc::clone(peers.entry(*key).or_insert_with(fresh))
     }

@@ -152,6 +152,26 @@ async fn test_bodies_of_one_peer_share_a_budget() {
 }
 
 #[tokio::test]
+async fn test_client_may_have_fewer_bytes_on_the_way_than_a_member() {
+    let open = Arc::new(members().with_any_client());
+    let verifier = Endpoint::bind(LOCAL, &key(3), open, limits()).unwrap();
+    let client = node(77, Limits { min_rate: 4 << 20, ..limits() });
+    let dial = client.connect(verifier.local_addr().unwrap(), verifier.public());
+    let (dialled, accepted) = tokio::join!(dial, verifier.accept());
+    let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
+    assert_eq!(accepted.available_budget(), 512 << 10);
+    let mut exchange = dialled.open().await.unwrap();
+    let big = Talk::from(Blob { bytes: vec![0; 1 << 20] });
+    let error = exchange.send(&big).await.unwrap_err();
+    assert!(matches!(error, TransportError::StreamStalled { done, .. } if done <= 530 << 10), "{error}");
+    let mut next = dialled.open().await.unwrap();
+    drop((exchange, accepted.accept().await.unwrap()));
+    next.send(&Talk::from(Ask { number: 1 })).await.unwrap();
+    let mut other = accepted.accept().await.unwrap();
+    assert_eq!(other.recv().await.unwrap(), Some(Talk::from(Ask { number: 1 })));
+}
+
+#[tokio::test]
 async fn test_cancelled_receive_goes_on_with_the_same_message() {
     let pair = pair(limits()).await;
     let (mut send, _recv) = pair.dialled.quic().open_bi().await.unwrap();

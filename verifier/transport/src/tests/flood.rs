@@ -5,6 +5,53 @@ use tokio::net::UdpSocket;
 use super::*;
 use crate::CloseReason;
 
+/// Forwards datagrams both ways for one client and keeps what the client sent.
+async fn recording(to: SocketAddr) -> (SocketAddr, Arc<std::sync::Mutex<Vec<Vec<u8>>>>) {
+    let tap = UdpSocket::bind(LOCAL).await.unwrap();
+    let (addr, record) = (tap.local_addr().unwrap(), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let recorded = Arc::clone(&record);
+    tokio::spawn(async move {
+        let (mut datagram, mut client) = (vec![0; 65_536], to);
+        while let Ok((length, from)) = tap.recv_from(&mut datagram).await {
+            let bytes = &datagram[..length];
+            let onward = if from == to { client } else { to };
+            if from != to {
+                client = from;
+                record.lock().unwrap().push(bytes.to_vec());
+            }
+            if tap.send_to(bytes, onward).await.is_err() {
+                break;
+            }
+        }
+    });
+    (addr, recorded)
+}
+
+#[tokio::test]
+async fn test_replayed_datagrams_of_a_whole_session_make_no_second_one() {
+    let (host, verifier) = (node(1, limits()), node(3, limits()));
+    let (tap, recorded) = recording(verifier.local_addr().unwrap()).await;
+    let (dialled, accepted) = tokio::join!(host.connect(tap, verifier.public()), verifier.accept());
+    let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
+    let mut exchange = dialled.open().await.unwrap();
+    exchange.send(&Talk::from(Ask { number: 1 })).await.unwrap();
+    let mut other = accepted.accept().await.unwrap();
+    assert!(other.recv::<Talk>().await.unwrap().is_some());
+    let replayer = UdpSocket::bind(LOCAL).await.unwrap();
+    let datagrams = recorded.lock().unwrap().clone();
+    assert!(datagrams.len() >= 3);
+    for datagram in &datagrams {
+        replayer.send_to(datagram, verifier.local_addr().unwrap()).await.unwrap();
+    }
+    let honest = node(2, limits());
+    let dial = honest.connect(verifier.local_addr().unwrap(), verifier.public());
+    let (dialled, next) = tokio::join!(dial, verifier.accept());
+    dialled.unwrap();
+    assert_eq!(next.unwrap().peer(), honest.public(), "the replay opened a connection");
+    assert_eq!(verifier.counters().handshake.get("ok"), 2);
+    assert!(tokio::time::timeout(Duration::ZERO, accepted.accept()).await.is_err(), "no second exchange");
+}
+
 /// Forwards datagrams to `to` and drops whatever comes back: the sender looks like many forged addresses.
 async fn one_way(to: SocketAddr) -> SocketAddr {
     let tap = UdpSocket::bind(LOCAL).await.unwrap();

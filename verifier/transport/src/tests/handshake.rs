@@ -229,6 +229,25 @@ async fn test_dialler_that_never_says_hello_is_cut_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn test_second_connection_is_never_resumed_and_sends_no_early_data() {
+    let (host, verifier) = (node(1, limits()), node(3, limits()));
+    let gate = crate::peers::Gate::new(Arc::new(members()), limits());
+    let us = Identity::new(&key(1), Role::Host);
+    let tls = crate::tls::client(&us, gate, *verifier.public(), crate::tls::ALPN_MESSAGES).unwrap();
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(crypto));
+    for _ in 0..3 {
+        let connecting = host.dial_with(config.clone(), verifier.local_addr().unwrap()).unwrap();
+        let connecting = connecting.into_0rtt().err().expect("early data was possible");
+        let quic = connecting.await.unwrap();
+        // A ticket would arrive before the answer to the hello.
+        let mut streams = quic.open_bi().await.unwrap();
+        streams.0.write_all(&[9]).await.unwrap();
+        assert!(streams.1.read_to_end(100).await.is_err());
+    }
+}
+
+#[tokio::test]
 async fn test_absent_node_is_a_handshake_timeout() {
     let nobody = std::net::UdpSocket::bind(LOCAL).unwrap();
     let short = Limits { handshake: Duration::from_millis(300), ..limits() };
