@@ -158,7 +158,12 @@ impl Header {
 pub(super) type Table = Vec<(u32, Digest)>;
 
 pub(super) fn encode_table(table: &Table) -> Vec<u8> {
-    table.iter().flat_map(|(index, leaf)| index.to_le_bytes().into_iter().chain(*leaf)).collect()
+    let mut bytes = Vec::with_capacity(table.len() * ENTRY_BYTES);
+    for (index, leaf) in table {
+        bytes.extend_from_slice(&index.to_le_bytes());
+        bytes.extend_from_slice(leaf);
+    }
+    bytes
 }
 
 /// Decodes a table of the checkpoint with this header.

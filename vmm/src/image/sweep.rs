@@ -97,7 +97,8 @@ impl<'a> Text<'a> {
     }
 
     fn search_hidden(&self, boundaries: &Boundaries) -> Result<(), BadInstruction> {
-        for at in (0..self.bytes.len()).filter(|at| !boundaries.contains(*at)) {
+        let offsets = (0..self.bytes.len()).filter(|at| !boundaries.contains(*at));
+        for at in offsets.filter(|at| may_be_long_opcode(&self.padded[*at..])) {
             if let Some(reason) = hidden_refusal(&self.decode(at, DecoderOptions::NONE)) {
                 return Err(self.bad(at, boundaries.before(at), reason));
             }
@@ -127,10 +128,40 @@ impl<'a> Text<'a> {
     }
 }
 
+/// Whether bytes can start an instruction outside the one-byte opcode map, where all that is searched for lies: after
+/// any legacy and REX prefixes comes an escape or a VEX, XOP or EVEX prefix. Spares nine of ten decodings.
+fn may_be_long_opcode(bytes: &[u8]) -> bool {
+    let is_prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let opcode = bytes.iter().take(INSTRUCTION_BYTES_MAX).find(|byte| !is_prefix(byte));
+    matches!(opcode, Some(0x0f | 0x62 | 0x8f | 0xc4 | 0xc5))
+}
+
 fn is_direct_branch(instruction: &Instruction) -> bool {
     instruction.op_count() > 0
         && matches!(
             instruction.op_kind(0),
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn the_search_passes_over_nothing_it_should_find(
+            prefixes in prop::collection::vec(prop::sample::select(vec![0x66, 0xf2, 0xf3, 0x48, 0x41, 0x2e, 0x67]), 0..4),
+            bytes in prop::collection::vec(any::<u8>(), 1..12),
+        ) {
+            let bytes = [prefixes, bytes].concat();
+            let text = Text::new(&bytes, 0x20_0000, 0);
+            if hidden_refusal(&text.decode(0, DecoderOptions::NONE)).is_some() {
+                prop_assert!(may_be_long_opcode(&text.padded));
+            }
+        }
+    }
 }

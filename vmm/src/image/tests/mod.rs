@@ -1,3 +1,4 @@
 pub(crate) mod elf_file;
 mod file;
+mod guests;
 mod text;
