@@ -27,7 +27,8 @@ use quorate_attest::id::{Generation, Nonce, Slot, VmId};
 use quorate_attest::key::Signature;
 use quorate_attest::merkle::{Frontier, Sha256Tree};
 use quorate_attest::vm::{
-    Activation, ActivationCertificate, Attestation, Cause, HeadAnswer, Proposal, SlotCertificate, SlotStatement, VmSpec,
+    Activation, ActivationCertificate, Attestation, Cause, HeadAnswer, Proposal, SlotCertificate,
+    SlotStatement, VmSpec,
 };
 use quorate_transport::wire_enum;
 
@@ -37,6 +38,8 @@ pub const IMAGE_BYTES_MAX: usize = 16 << 20;
 pub const SLOT_INPUT_BYTES_MAX: usize = 8 << 20;
 /// Most inputs in one slot.
 pub const SLOT_INPUTS_MAX: usize = 8192;
+/// Most doorbells in one slot. A host ends a slot before its guest rings more.
+pub const SLOT_DOORBELLS_MAX: u64 = 1 << 20;
 /// Most statements in one catch-up chain.
 pub const CHAIN_STATEMENTS_MAX: usize = 16_384;
 /// Most pages a SAMPLED verifier asks for about one slot.
@@ -81,6 +84,8 @@ pub struct Pages {
 /// Offers the complete state of a certified slot to a verifier that cannot follow by replay alone.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct StateOffer {
+    /// The VM.
+    pub vm: VmId,
     /// The slot offered; absent when the verifier itself signed exactly this slot last.
     pub certificate: Option<SlotCertificate>,
     /// Statements from the one after the verifier's head up to the offered slot, linked by their digests.
@@ -115,13 +120,21 @@ pub struct Activate {
 
 wire_enum! {
     /// Everything a host may send to a verifier.
+    #[derive(Clone, Debug, PartialEq, Eq)]
     pub enum ToVerifier {
+        /// Introduces a VM.
         1 => Register(Register) <= IMAGE_BYTES_MAX + 4096,
+        /// Asks for an attestation.
         2 => Propose(Propose) <= SLOT_INPUT_BYTES_MAX + SLOT_INPUTS_MAX * 4 + 4096,
+        /// Answers a challenge.
         3 => Pages(Pages) <= CHALLENGE_PAGES_MAX * 5120 + 16,
+        /// Offers a certified state.
         4 => StateOffer(StateOffer) <= CHAIN_STATEMENTS_MAX * 1024,
+        /// Asks for the newest slot.
         5 => HeadQuery(HeadQuery) <= 64,
+        /// Asks for a vote.
         6 => Activate(Activate) <= 16384,
+        /// Announces a generation.
         7 => Activated(ActivationCertificate) <= 16384,
     }
 }
@@ -162,9 +175,28 @@ pub struct Voted {
     pub signature: Signature,
 }
 
-/// An empty answer.
+/// The slots up to the proposed one can only be adopted with a certificate and, to replay, with the state itself.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct NeedState {
+    /// First slot that is missing: an offered chain begins here. One slot above the one whose state is missing.
+    pub next: Slot,
+}
+
+/// The proposal belongs to a generation that has not begun here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct NeedActivation {}
+
+/// The VM is unknown here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct NeedRegistration {}
+
+/// A message without content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Empty {}
+
+/// Nothing more to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Done {}
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -177,16 +209,27 @@ pub struct Refused {
 
 wire_enum! {
     /// Everything a verifier may answer.
+    #[derive(Clone, Debug, PartialEq, Eq)]
     pub enum FromVerifier {
+        /// The slot is signed.
         1 => Attested(Attested) <= 4096,
+        /// Asks for pages; the exchange goes on.
         2 => Challenge(Challenge) <= CHALLENGE_PAGES_MAX * 4 + 16,
+        /// An earlier slot is needed first.
         3 => Behind(Behind) <= 16,
-        4 => NeedState(Behind) <= 16,
-        5 => NeedActivation(Empty) <= 16,
-        6 => NeedRegistration(Empty) <= 16,
+        /// A state or chain is needed first.
+        4 => NeedState(NeedState) <= 16,
+        /// The activation is needed first.
+        5 => NeedActivation(NeedActivation) <= 16,
+        /// The registration is needed first.
+        6 => NeedRegistration(NeedRegistration) <= 16,
+        /// The newest slot.
         7 => Head(HeadAnswer) <= 16384,
+        /// The generation has this vote.
         8 => Voted(Voted) <= 256,
-        9 => Done(Empty) <= 16,
+        /// It is done.
+        9 => Done(Done) <= 16,
+        /// It is refused.
         10 => Refused(Refused) <= 4096,
     }
 }

@@ -1,0 +1,294 @@
+//! Configuration: one TOML file, overridden by the environment, overridden by flags.
+//!
+//! Reading it collects every problem instead of stopping at the first, because an operator fixes a file once.
+
+pub mod group_file;
+mod hint;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use quorate_attest::group::GroupConfig;
+use quorate_attest::key::{PublicKey, SecretKey};
+use quorate_attest::vm::Mode;
+use serde::Deserialize;
+
+use crate::key_file::{self, KeyFileError};
+use crate::protocol::CHALLENGE_PAGES_MAX;
+use hint::unknown_keys;
+
+/// Something wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Key it is about.
+    pub key: String,
+    /// For people.
+    pub text: String,
+    /// Exit code of a start that meets it.
+    pub exit_code: u8,
+}
+
+impl Problem {
+    pub(crate) fn new(key: &str, text: impl Into<String>) -> Self {
+        Self { key: key.to_owned(), text: text.into(), exit_code: crate::exit::CONFIGURATION }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.text)
+    }
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Mode of attestation, as the file writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModeName {
+    /// Executes each transition.
+    Replayed,
+    /// Checks the chain and pages chosen at random.
+    Sampled,
+}
+
+impl ModeName {
+    /// The mode that goes into attestations.
+    #[must_use]
+    pub fn mode(self) -> Mode {
+        match self {
+            Self::Replayed => Mode::Replayed,
+            Self::Sampled => Mode::Sampled,
+        }
+    }
+}
+
+/// What flags and the environment may override.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `listen`.
+    pub listen: Option<String>,
+    /// `data_dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `mode`.
+    pub mode: Option<String>,
+    /// `log`.
+    pub log: Option<LogFormat>,
+}
+
+/// The file. Paths are relative to the folder the file is in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of this member in the group.
+    pub name: String,
+    /// Key that signs attestations.
+    pub key_file: PathBuf,
+    /// Key that signs C2SP cosignatures.
+    pub cosigner_key_file: PathBuf,
+    /// Key of the connections.
+    pub transport_key_file: PathBuf,
+    /// Address to listen on; port 0 takes any.
+    pub listen: String,
+    /// Directory of sign-log, images and evidence.
+    pub data_dir: PathBuf,
+    /// How slots are attested.
+    pub mode: ModeName,
+    /// The group.
+    pub group_file: PathBuf,
+    /// Pages asked for about one slot in SAMPLED mode.
+    #[serde(default = "default_sample_pages")]
+    pub sample_pages: usize,
+    /// Most VMs served.
+    #[serde(default = "default_vms_max")]
+    pub vms_max: usize,
+    /// Largest memory of a VM, bytes.
+    #[serde(default = "default_memory_bytes_max")]
+    pub memory_bytes_max: u64,
+    /// Form of the log.
+    #[serde(default)]
+    pub log: LogFormat,
+}
+
+const KEYS: [&str; 12] = [
+    "name",
+    "key_file",
+    "cosigner_key_file",
+    "transport_key_file",
+    "listen",
+    "data_dir",
+    "mode",
+    "group_file",
+    "sample_pages",
+    "vms_max",
+    "memory_bytes_max",
+    "log",
+];
+
+fn default_sample_pages() -> usize {
+    16
+}
+
+fn default_vms_max() -> usize {
+    64
+}
+
+fn default_memory_bytes_max() -> u64 {
+    16 << 30
+}
+
+impl Config {
+    /// Reads the file and applies the overrides.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let text = group_file::read_text(path)
+            .map_err(|e| vec![Problem::new("config", format!("{}: {e}", path.display()))])?;
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self::parse(&text, &base, overrides)
+    }
+
+    fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let bad = |e: toml::de::Error| vec![Problem::new("config", e.message().to_owned())];
+        let mut table: toml::Table = text.parse().map_err(bad)?;
+        let problems = unknown_keys(&table, &KEYS);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let text_of = |path: &PathBuf| toml::Value::String(path.to_string_lossy().into_owned());
+        let given = [
+            ("listen", overrides.listen.clone().map(toml::Value::String)),
+            ("mode", overrides.mode.clone().map(toml::Value::String)),
+            ("data_dir", overrides.data_dir.as_ref().map(text_of)),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value {
+                table.insert(key.to_owned(), value);
+            }
+        }
+        let mut config: Self = table.try_into().map_err(bad)?;
+        config.log = overrides.log.unwrap_or(config.log);
+        let relative = [
+            &mut config.key_file,
+            &mut config.cosigner_key_file,
+            &mut config.transport_key_file,
+            &mut config.group_file,
+        ];
+        for path in relative {
+            *path = base.join(&*path);
+        }
+        // A directory given on the command line is relative to where the command runs.
+        if overrides.data_dir.is_none() {
+            config.data_dir = base.join(&config.data_dir);
+        }
+        Ok(config)
+    }
+
+    /// Opens what a start would open, except for the data directory.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn open(self) -> Result<Loaded, Vec<Problem>> {
+        let mut problems = self.limits();
+        let mut take = |result: Result<_, Problem>| result.map_err(|problem| problems.push(problem)).ok();
+        let vote_key = take(read_key("key_file", &self.key_file));
+        let cosigner_key = take(read_key("cosigner_key_file", &self.cosigner_key_file));
+        let transport_key = take(read_key("transport_key_file", &self.transport_key_file));
+        let listen = self.listen.parse::<SocketAddr>();
+        let listen =
+            listen.map_err(|e| problems.push(Problem::new("listen", format!("{:?}: {e}", self.listen)))).ok();
+        let group = group_file::read(&self.group_file).map_err(|problem| problems.push(problem)).ok();
+        let (Some(vote_key), Some(cosigner_key), Some(transport_key), Some(listen), Some(group)) =
+            (vote_key, cosigner_key, transport_key, listen, group)
+        else {
+            return Err(problems);
+        };
+        let keys = [
+            ("key_file", vote_key.public()),
+            ("cosigner_key_file", cosigner_key.public()),
+            ("transport_key_file", transport_key.public()),
+        ];
+        let index = match member(&group, &self.name, keys) {
+            Ok(index) => index,
+            Err(mut wrong) => {
+                problems.append(&mut wrong);
+                return Err(problems);
+            }
+        };
+        if problems.is_empty() {
+            Ok(Loaded { config: self, listen, group, index, vote_key, cosigner_key, transport_key })
+        } else {
+            Err(problems)
+        }
+    }
+
+    fn limits(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if !(1..=CHALLENGE_PAGES_MAX).contains(&self.sample_pages) {
+            problems.push(Problem::new(
+                "sample_pages",
+                format!("{} is not 1 to {CHALLENGE_PAGES_MAX}", self.sample_pages),
+            ));
+        }
+        if !(1..=4096).contains(&self.vms_max) {
+            problems.push(Problem::new("vms_max", format!("{} is not 1 to 4096", self.vms_max)));
+        }
+        problems
+    }
+}
+
+/// A configuration with everything it names.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The file's values.
+    pub config: Config,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The group.
+    pub group: GroupConfig,
+    /// Index of this verifier in the group.
+    pub index: u16,
+    /// Signs attestations.
+    pub vote_key: SecretKey,
+    /// Signs cosignatures.
+    pub cosigner_key: SecretKey,
+    /// Key of the connections.
+    pub transport_key: SecretKey,
+}
+
+fn read_key(key: &str, path: &Path) -> Result<SecretKey, Problem> {
+    key_file::read(path).map_err(|e: KeyFileError| Problem {
+        key: key.to_owned(),
+        text: e.to_string(),
+        exit_code: e.exit_code(),
+    })
+}
+
+/// The index of the member that has this name; all three keys must be the ones the group lists for it.
+fn member(group: &GroupConfig, name: &str, keys: [(&str, PublicKey); 3]) -> Result<u16, Vec<Problem>> {
+    let Some(index) = group.members.iter().position(|member| member.name == name) else {
+        return Err(vec![Problem::new("name", format!("group {} has no member {name}", group.name))]);
+    };
+    let listed = &group.members[index];
+    let wanted = [listed.vote_key, listed.cosigner_key, listed.transport_key];
+    let wrong = keys.iter().zip(wanted).filter(|((_, have), want)| have != want);
+    let problems: Vec<_> = wrong
+        .map(|((key, have), want)| {
+            Problem::new(key, format!("public key is {have}, the group lists {want} for {name}"))
+        })
+        .collect();
+    if problems.is_empty() { Ok(index as u16) } else { Err(problems) }
+}
