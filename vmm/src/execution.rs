@@ -158,12 +158,15 @@ pub struct Console {
 }
 
 impl Console {
+    /// What a line costs besides its bytes, so that empty lines are bounded too.
+    const LINE: usize = 32;
+
     fn push(&mut self, line: Vec<u8>) {
-        self.bytes += line.len() + 1;
+        self.bytes += line.len() + Self::LINE;
         self.lines.push_back(line);
         while self.bytes > CONSOLE_BYTES {
             let Some(oldest) = self.lines.pop_front() else { break };
-            self.bytes -= oldest.len() + 1;
+            self.bytes -= oldest.len() + Self::LINE;
             self.dropped_bytes += oldest.len() as u64;
         }
     }

@@ -43,7 +43,7 @@ const COMPONENTS: [(u32, Range<usize>); 5] =
     [(2, 576..832), (5, 1088..1152), (6, 1152..1664), (7, 1664..2688), (9, 2688..2696)];
 
 /// Canonical places that are always zero, besides the last six bytes of each x87 register.
-const RESERVED: [Range<usize>; 3] = [28..32, 416..576, 832..1088];
+const RESERVED: [Range<usize>; 4] = [5..6, 28..32, 416..576, 832..1088];
 
 /// x87, SSE, AVX, AVX-512 and PKRU state, canonical.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl ExtendedState {
     /// Refuses reserved bytes and bits, which a restore would lose or fault on.
     pub(super) fn check(&self) -> Result<(), CpuStateError> {
         let x87_tails = (0..8).map(|register| 32 + register * 16 + 10..32 + register * 16 + 16);
-        for range in RESERVED.into_iter().chain(x87_tails).chain([5..6]) {
+        for range in RESERVED.into_iter().chain(x87_tails) {
             if let Some(&value) = self.0[range].iter().find(|&&byte| byte != 0) {
                 return Err(CpuStateError::RegisterRefused { id: "xsave-reserved", value: value.into() });
             }
