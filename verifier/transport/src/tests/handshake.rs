@@ -242,7 +242,7 @@ async fn test_second_connection_is_never_resumed_and_sends_no_early_data() {
         let quic = connecting.await.unwrap();
         // A ticket would arrive before the answer to the hello.
         let mut streams = quic.open_bi().await.unwrap();
-        streams.0.write_all(&[9]).await.unwrap();
+        streams.0.write_all(&[9, 0, 0, 0, 0]).await.unwrap();
         assert!(streams.1.read_to_end(100).await.is_err());
     }
 }
