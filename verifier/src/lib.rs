@@ -20,7 +20,7 @@
 //! * [`core`]: the rules, one state machine a VM, without clock, files or sockets.
 //! * [`sign_log`]: what was promised, durable before the promise leaves.
 //! * [`node`]: performs the effects; `conduct` is where test nodes differ from honest ones.
-//! * [`config`], [`key_file`], [`exit`]: what an operator sees.
+//! * [`cli`], [`config`], [`key_file`], [`exit`]: what an operator sees.
 //!
 //! # Not promised
 //!
@@ -31,6 +31,7 @@
 //! * An identity restored from an old disk is detected when it is shown a signature of its own that it does not know.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod exit;

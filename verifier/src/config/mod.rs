@@ -117,12 +117,15 @@ pub struct Config {
     /// Largest memory of a VM, bytes.
     #[serde(default = "default_memory_bytes_max")]
     pub memory_bytes_max: u64,
+    /// Orchestrators, who may ask for heads and votes.
+    #[serde(default)]
+    pub orchestrator_keys: Vec<PublicKey>,
     /// Form of the log.
     #[serde(default)]
     pub log: LogFormat,
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "name",
     "key_file",
     "cosigner_key_file",
@@ -134,6 +137,7 @@ const KEYS: [&str; 12] = [
     "sample_pages",
     "vms_max",
     "memory_bytes_max",
+    "orchestrator_keys",
     "log",
 ];
 

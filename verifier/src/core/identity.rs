@@ -2,7 +2,7 @@
 
 use quorate_attest::group::GroupConfig;
 use quorate_attest::id::{GroupId, PlatformClass, VmId};
-use quorate_attest::key::{SecretKey, Signature};
+use quorate_attest::key::{PublicKey, SecretKey, Signature};
 use quorate_attest::statement::{Expected, Kind};
 use quorate_attest::vm::{Activation, Attestation, HeadAnswer, Mode, SlotStatement};
 
@@ -32,6 +32,12 @@ impl Signer {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Public key of the votes.
+    #[must_use]
+    pub fn vote_key(&self) -> PublicKey {
+        self.vote.public()
     }
 
     /// Attests a slot. Whether it may be attested is the caller's to know.

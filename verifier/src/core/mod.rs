@@ -57,8 +57,8 @@ pub use head::{log_head, log_origin};
 pub use identity::{Context, Signer};
 pub use refusal::Refusal;
 pub use registration::{Registration, register};
-pub use transition::{check_inputs, check_link, compare, measurement_of};
 pub use state::{CERTIFICATES_KEPT, Fence, Record, Signed, Start, VOTES_MAX, VmState};
+pub use transition::{check_inputs, check_link, compare, measurement_of};
 
 use crate::protocol::{Behind, Done, FromVerifier, NeedState, Refused, ToVerifier};
 use adopt::Adoption;
@@ -79,7 +79,7 @@ pub struct Observed {
 #[derive(Clone, Debug)]
 pub enum Input {
     /// A request, or the pages of a challenge.
-    Message(ToVerifier),
+    Message(Box<ToVerifier>),
     /// Page numbers drawn at random, strictly ascending.
     Drawn(Vec<u32>),
     /// Where a replay ended.
@@ -193,28 +193,34 @@ impl VmCore {
     pub fn step(&mut self, now: u64, input: Input) -> Vec<Effect> {
         let pending = std::mem::replace(&mut self.pending, Pending::Nothing);
         let result = match (pending, input) {
-            (_, Input::Message(ToVerifier::Propose(propose))) => self.propose(now, propose),
-            (_, Input::Message(ToVerifier::StateOffer(offer))) => self.offered(offer),
-            (_, Input::Message(ToVerifier::Activate(activate))) => return self.activate(&activate),
-            (_, Input::Message(ToVerifier::Activated(certificate))) => self.activated(&certificate),
-            (_, Input::Message(ToVerifier::HeadQuery(query))) => Ok(vec![self.head(query.nonce)]),
-            (_, Input::Message(ToVerifier::Register(_))) => Ok(vec![done()]),
-            (Pending::Pages { candidate, asked }, Input::Message(ToVerifier::Pages(pages))) => {
-                self.proven(now, *candidate, &asked, &pages)
-            }
+            (pending, Input::Message(message)) => self.message(now, pending, *message),
             (Pending::Draw(candidate), Input::Drawn(pages)) => Ok(self.challenge(candidate, pages)),
             (Pending::Replay(candidate), Input::Replayed(result)) => self.replayed(now, *candidate, result),
             (Pending::Pull(adoption), Input::StateLoaded(result)) => self.loaded(*adoption, result),
-            (_, Input::Message(ToVerifier::Pages(_))) => Err(Refusal::Unexpected { message: "Pages" }),
             (Pending::Nothing, Input::Abandoned) => Ok(Vec::new()),
             (_, Input::Abandoned) => Err(Refusal::PeerTimeout { phase: "challenge" }),
-            // The shell's own answers to effects that nobody waits for.
+            // The shell's answers to effects that nobody waits for any more.
             (_, Input::Drawn(_) | Input::Replayed(_) | Input::StateLoaded(_)) => {
                 self.machine = None;
                 Ok(vec![Effect::Unload])
             }
         };
         result.unwrap_or_else(|refusal| self.refuse(refusal))
+    }
+
+    fn message(&mut self, now: u64, pending: Pending, message: ToVerifier) -> Result<Vec<Effect>, Refusal> {
+        match (pending, message) {
+            (_, ToVerifier::Propose(propose)) => self.propose(now, propose),
+            (_, ToVerifier::StateOffer(offer)) => self.offered(offer),
+            (_, ToVerifier::Activate(activate)) => Ok(self.activate(&activate)),
+            (_, ToVerifier::Activated(certificate)) => self.activated(&certificate),
+            (_, ToVerifier::HeadQuery(query)) => Ok(vec![self.head(query.nonce)]),
+            (_, ToVerifier::Register(_)) => Ok(vec![done()]),
+            (Pending::Pages { candidate, asked }, ToVerifier::Pages(pages)) => {
+                self.proven(now, *candidate, &asked, &pages)
+            }
+            (_, ToVerifier::Pages(_)) => Err(Refusal::Unexpected { message: "Pages" }),
+        }
     }
 
     /// Applies a record and answers the effect that makes it durable.

@@ -13,11 +13,7 @@ use super::{Measurement, Observed};
 use crate::protocol::{SLOT_DOORBELLS_MAX, SLOT_INPUT_BYTES_MAX, SLOT_INPUTS_MAX};
 
 /// Checks that `next` continues `head` (or begins a chain) in everything that statements alone show.
-pub fn check_link(
-    spec: &VmSpec,
-    head: Option<&SlotStatement>,
-    next: &SlotStatement,
-) -> Result<(), Refusal> {
+pub fn check_link(spec: &VmSpec, head: Option<&SlotStatement>, next: &SlotStatement) -> Result<(), Refusal> {
     let body = &next.body;
     let before = Before::of(head);
     if body.previous != before.digest {

@@ -39,24 +39,33 @@ impl DataDir {
     /// # Errors
     /// `DataDirLocked`, `SignStateMissing`, `WalCorrupt`, storage errors.
     pub fn open(path: &Path) -> Result<(Self, Opened<FileStorage>), SignLogError> {
-        let missing = |reason: &str| SignLogError::SignStateMissing {
-            path: path.to_owned(),
-            reason: reason.to_owned(),
-        };
         if !path.is_dir() {
-            return Err(missing("no such directory"));
+            return Err(missing(path, "no such directory"));
         }
         let lock = lock(path)?;
         let storage = match FileStorage::open(&path.join(LOG_FILE)) {
             Ok(storage) => storage,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(missing("no sign-log")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(missing(path, "no sign-log")),
             Err(e) => return Err(SignLogError::storage("open the sign-log", e)),
         };
         let opened = SignLog::open(storage)?;
         if opened.entries.is_empty() {
-            return Err(missing("the sign-log is empty"));
+            return Err(missing(path, "the sign-log is empty"));
         }
         Ok((Self { path: path.to_owned(), _lock: lock }, opened))
+    }
+
+    /// Looks whether there is a sign-log, without locking or reading it.
+    ///
+    /// # Errors
+    /// `SignStateMissing`.
+    pub fn check(path: &Path) -> Result<(), SignLogError> {
+        match fs::metadata(path.join(LOG_FILE)) {
+            Ok(found) if found.len() > 0 => Ok(()),
+            Ok(_) => Err(missing(path, "the sign-log is empty")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(missing(path, "no sign-log")),
+            Err(e) => Err(SignLogError::storage("look for the sign-log", e)),
+        }
     }
 
     /// Where it is.
@@ -100,4 +109,8 @@ fn lock(path: &Path) -> Result<File, SignLogError> {
         Err(TryLockError::WouldBlock) => Err(SignLogError::DataDirLocked { path: path.to_owned() }),
         Err(TryLockError::Error(e)) => Err(SignLogError::storage("lock the data directory", e)),
     }
+}
+
+fn missing(path: &Path, reason: &str) -> SignLogError {
+    SignLogError::SignStateMissing { path: path.to_owned(), reason: reason.to_owned() }
 }
