@@ -55,8 +55,8 @@ mod watchdog;
 
 pub use crash::{CrashKind, CrashReport};
 pub use device::{DeviceState, Pending};
-pub use execution::{Cut, Execution, ReplayError, Stop};
+pub use execution::{Cut, Execution, ExecutionError, ReplayError, Stop};
 pub use image::Image;
-pub use incoming::IncomingMachine;
+pub use incoming::{IncomingError, IncomingMachine};
 pub use machine::{Delivery, Exit, Machine, MachineError};
 pub use measurement::{MeasuredPages, Measurement, Position};

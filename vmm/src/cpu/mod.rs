@@ -49,6 +49,8 @@ pub const RFLAGS: u64 = 0x202;
 /// What CPL 3 can set in RFLAGS: CF PF AF ZF SF TF DF OF NT AC ID.
 const RFLAGS_GUEST: u64 = 0x24_4cd5;
 const RFLAGS_RF: u64 = 1 << 16;
+/// First address CPL 3 cannot execute at without a fault, mapped or not: processors refuse to be entered there.
+const USER_END: u64 = 1 << 47;
 
 /// Index of RSP in [`CpuState::general`].
 pub const RSP: usize = 7;
@@ -311,7 +313,7 @@ impl CpuState {
     }
 
     /// Refuses every value that no execution of a guest can reach: system registers, segments and debug registers
-    /// must be those of the machine version; RFLAGS may differ only in what CPL 3 can set.
+    /// must be those of the machine version; RIP is an address of CPL 3; RFLAGS may differ only in what CPL 3 can set.
     pub fn check(&self) -> Result<(), CpuStateError> {
         let initial = Self::initial(self.rip);
         const SYSTEM: [(&str, usize); 15] = [
@@ -336,6 +338,9 @@ impl CpuState {
             if words[index] != allowed[index] {
                 return Err(CpuStateError::RegisterRefused { id, value: words[index] });
             }
+        }
+        if self.rip >= USER_END {
+            return Err(CpuStateError::RegisterRefused { id: "rip", value: self.rip });
         }
         if self.rflags & !RFLAGS_GUEST != RFLAGS {
             return Err(CpuStateError::RegisterRefused { id: "rflags", value: self.rflags });

@@ -48,6 +48,12 @@ impl DirtyPages {
         }
     }
 
+    /// Whether the coming interval is logged.
+    #[cfg(test)]
+    pub(super) fn is_logged(&self) -> bool {
+        self.logged
+    }
+
     /// Notes that the guest runs.
     pub(super) fn guest_runs(&mut self) {
         self.ran = true;

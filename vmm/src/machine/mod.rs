@@ -121,9 +121,8 @@ impl Machine {
         let mut dirty = DirtyPages::new(memory.page_count());
         let mut written = Ok(());
         let mut write = |address: u64, bytes: &[u8]| {
-            dirty.touch(address, bytes.len());
             if written.is_ok() {
-                written = memory.write(address, bytes);
+                written = memory.write(address, bytes).map(|()| dirty.touch(address, bytes.len()));
             }
         };
         crate::genesis::write_memory(&map, program.contents, &mut write);

@@ -304,6 +304,47 @@ fn every_single_bit_of_state_that_differs_is_seen_by_a_digest() {
 }
 
 #[test]
+fn avx_512_state_is_part_of_the_digest_wherever_a_guest_can_reach_it() {
+    let mut machine = probe(MEMORY);
+    let before = machine.cpu_state().unwrap().extended;
+    match ask(&mut machine, &[command::AVX512]) {
+        Exit::Yielded => {}
+        // XCR0 keeps it out of reach, or the processor has none.
+        Exit::Crashed(report) => {
+            assert!(matches!(report.kind, CrashKind::Exception { vector: 6, .. }), "{report}");
+            return;
+        }
+        other => panic!("{other:?}"),
+    }
+    let state = machine.cpu_state().unwrap();
+    let (bytes, before) = (state.extended.as_bytes(), before.as_bytes());
+    for component in [1088..1152, 1152..1664, 1664..2688] {
+        assert_ne!(bytes[component.clone()], before[component]);
+    }
+    // It survives a transfer as well.
+    let map = machine.memory.page_count();
+    assert_eq!(CpuState::decode(&state.encode()).unwrap(), state);
+    let mut other = probe(u64::from(map) * 4096);
+    other.vcpu.load(&state).unwrap();
+    assert_eq!(other.cpu_state().unwrap().digest(), state.digest());
+}
+
+#[test]
+fn way_of_finding_dirty_pages_follows_what_the_last_interval_cost() {
+    let mut machine = probe(MEMORY);
+    let mut interval = |pages| {
+        ask(&mut machine, &fill_input(pages, 0x60_0000, pages, 4096));
+        let changed = machine.measure().unwrap().changed.len() as u64;
+        assert!(changed >= pages, "{changed} of {pages}");
+        machine.dirty.is_logged()
+    };
+    assert_eq!(
+        [2000, 2001, 3, 4, 5, 2002, 2003, 6].map(&mut interval),
+        [false, false, true, true, true, false, false, true]
+    );
+}
+
+#[test]
 fn incremental_measurement_equals_a_full_rehash() {
     let mut runner =
         TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(6) });

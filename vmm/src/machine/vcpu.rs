@@ -1,5 +1,6 @@
 //! The virtual CPU: set-up, entry and exit, and its registers in canonical form. The only file that speaks to KVM.
 
+use std::ffi::CStr;
 use std::os::raw::c_ulong;
 use std::sync::OnceLock;
 
@@ -68,7 +69,7 @@ pub(crate) struct Vcpu {
 impl Vcpu {
     /// Creates a VM with one CPU over this memory, which must outlive it.
     pub(crate) fn new(memory: &GuestMemory) -> Result<Self, MachineError> {
-        let kvm = open()?;
+        let kvm = open(c"/dev/kvm")?;
         let vm = kvm.create_vm().map_err(MachineError::kvm("KVM_CREATE_VM"))?;
         let fd = vm.create_vcpu(0).map_err(MachineError::kvm("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(cpuid(&kvm)?).map_err(MachineError::kvm("KVM_SET_CPUID2"))?;
@@ -261,18 +262,18 @@ fn trap(result: Result<VcpuExit<'_>, kvm_ioctls::Error>) -> Result<Trap, Machine
     })
 }
 
-/// Opens /dev/kvm and checks that it can do what the machine needs.
-fn open() -> Result<Kvm, MachineError> {
+/// Opens KVM and checks that it can do what the machine needs.
+fn open(device: &CStr) -> Result<Kvm, MachineError> {
     let unavailable = |reason: String, remedy| MachineError::KvmUnavailable { reason, remedy };
-    let kvm = Kvm::new().map_err(|error| {
+    let kvm = Kvm::new_with_path(device).map_err(|error| {
         let remedy = match error.errno() {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => {
-                "enable virtualisation in the firmware or nested virtualisation in the cloud, and load kvm_intel, kvm_amd or kvm_pvm"
+                "enable virtualisation in the firmware, or nested virtualisation of this VM, and load kvm_intel, kvm_amd or kvm_pvm"
             }
-            libc::EACCES | libc::EPERM => "add the user to the group that owns /dev/kvm (usually kvm)",
+            libc::EACCES | libc::EPERM => "add the user to the group that owns the device (usually kvm)",
             _ => "see the kernel log",
         };
-        unavailable(format!("cannot open /dev/kvm: {error}"), remedy)
+        unavailable(format!("cannot open {}: {error}", device.to_string_lossy()), remedy)
     })?;
     let version = kvm.get_api_version();
     if version != KVM_API_VERSION as i32 {
@@ -388,5 +389,20 @@ impl Drop for TscDisabled {
 
 fn set_tsc(mode: libc::c_int) {
     // SAFETY: PR_SET_TSC takes one integer and changes only whether this thread may execute rdtsc.
-    unsafe { libc::prctl(libc::PR_SET_TSC, mode as c_ulong) };
+    let result = unsafe { libc::prctl(libc::PR_SET_TSC, mode as c_ulong) };
+    assert_eq!(result, 0, "every x86 kernel has PR_SET_TSC; without it a guest could read the clock");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_kvm_is_an_error_that_says_how_to_get_it() {
+        for (device, hint) in [(c"/dev/no-kvm-here", "virtualisation"), (c"/proc/1/fd/none", "")] {
+            let error = open(device).expect_err("there is no such device");
+            assert_eq!(error.kind(), "KvmUnavailable");
+            assert!(error.to_string().contains(hint), "{error}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ pub(crate) mod command {
         // What admission refuses.
         RDTSC = 21, RDTSCP = 22, CPUID = 23, RDPMC = 24, HLT = 25, INT3 = 26, INT80 = 27, SYSCALL = 28, SGDT = 29,
         PORT_IN = 30, RDMSR = 31, MOV_CR = 32, STORE16 = 33, STORE32 = 34, XADD = 35, RUN_DOORBELL = 36,
-        X87_STORE = 37, REP_STORE = 38, CLI = 39,
+        X87_STORE = 37, REP_STORE = 38, CLI = 39, AVX512 = 40,
     }
 }
 
@@ -317,6 +317,16 @@ quorate_test_worker_end:
 1:  cmp ecx, 39
     jne 1f
     cli
+1:  cmp ecx, 40
+    jne 1f
+    movabs rax, 0x1122334455667788
+    vpbroadcastq zmm31, rax
+    vpbroadcastq zmm1, rax
+    kmovw k3, eax
+    mov qword ptr [rbx], 4
+    mov eax, 4
+    mov [r15], rax
+    jmp quorate_test_worker
 1:  ud2
     .globl quorate_test_probe_end
 quorate_test_probe_end:
