@@ -1,0 +1,94 @@
+//! From proposed slots to certificates, and from certificates to released outputs (output commit).
+//!
+//! Pure: attestations go in, certificates and releasable outputs come out, in slot order for each client's sake.
+
+use std::collections::BTreeMap;
+
+use quorate_attest::error::VerifyError;
+use quorate_attest::group::GroupConfig;
+use quorate_attest::id::Slot;
+use quorate_attest::vm::{Attestation, SlotCertificate, SlotStatement, Tally};
+
+/// A slot that got its quorum.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// The certificate, with the votes present when the quorum was reached.
+    pub certificate: SlotCertificate,
+    /// The outputs of the transition, to be released now.
+    pub outputs: Vec<Vec<u8>>,
+}
+
+/// Slots on their way to a certificate.
+#[derive(Debug)]
+pub struct Pipeline {
+    group: GroupConfig,
+    pending: BTreeMap<Slot, Pending>,
+    certified: Option<Slot>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    tally: Tally,
+    outputs: Vec<Vec<u8>>,
+}
+
+impl Pipeline {
+    /// Starts behind `certified`, the newest slot that needs no more votes.
+    pub fn new(group: GroupConfig, certified: Option<Slot>) -> Self {
+        Self { group, pending: BTreeMap::new(), certified }
+    }
+
+    /// Newest certified slot.
+    pub fn certified(&self) -> Option<Slot> {
+        self.certified
+    }
+
+    /// Slots still waiting for votes.
+    pub fn outstanding(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// A slot was proposed; its outputs wait for the quorum.
+    ///
+    /// # Errors
+    /// The statement belongs to another group or epoch.
+    pub fn propose(&mut self, statement: SlotStatement, outputs: Vec<Vec<u8>>) -> Result<(), VerifyError> {
+        let slot = statement.slot;
+        let tally = Tally::new(&self.group, statement)?;
+        self.pending.insert(slot, Pending { tally, outputs });
+        Ok(())
+    }
+
+    /// The outputs of a slot that was proposed before they were known.
+    pub fn outputs_known(&mut self, slot: Slot, outputs: Vec<Vec<u8>>) {
+        if let Some(pending) = self.pending.get_mut(&slot) {
+            pending.outputs = outputs;
+        }
+    }
+
+    /// Votes so far and votes needed for a pending slot.
+    pub fn progress(&self, slot: Slot) -> Option<(u64, u64)> {
+        self.pending.get(&slot).map(|pending| pending.tally.progress())
+    }
+
+    /// Adds one verifier's attestation. A bad one is refused with the reason and changes nothing. A good one may complete
+    /// the quorum of its slot.
+    ///
+    /// # Errors
+    /// Those of [`Tally::add`]; the error names the verifier.
+    pub fn attested(
+        &mut self,
+        slot: Slot,
+        attestation: Attestation,
+    ) -> Result<Option<Certified>, VerifyError> {
+        let Some(pending) = self.pending.get_mut(&slot) else { return Ok(None) };
+        if !pending.tally.add(attestation)? {
+            return Ok(None);
+        }
+        let certificate = pending.tally.certificate()?;
+        let outputs = std::mem::take(&mut pending.outputs);
+        self.pending.remove(&slot);
+        self.certified = self.certified.max(Some(slot));
+        Ok(Some(Certified { certificate, outputs }))
+    }
+}

@@ -1,0 +1,121 @@
+//! The door of a host: connections come in, each exchange becomes events of the agent.
+//!
+//! Roles are checked here: clients call, operators order, hosts offer. Requests of clients are checked for their signature
+//! before they become inputs, side by side in the tasks of their connections and not in the agent.
+
+use quorate_attest::request::{InputClass, classify};
+use quorate_attest::vm::InputPolicy;
+use quorate_transport::{Connection, Endpoint, Exchange, Role, TransportError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::agent::{AgentHandle, Event, refused};
+use crate::protocol::{Call, FromHost, Moved, ToHost};
+
+/// Accepts connections until the endpoint closes.
+pub async fn serve(endpoint: Endpoint, agent: AgentHandle) {
+    while let Some(connection) = endpoint.accept().await {
+        let agent = agent.clone();
+        tokio::spawn(async move { serve_connection(connection, agent).await });
+    }
+}
+
+async fn serve_connection(connection: Connection, agent: AgentHandle) {
+    // Ends with the connection; how many exchanges run at once is limited by the transport.
+    while let Ok(exchange) = connection.accept().await {
+        let (agent, role) = (agent.clone(), connection.role());
+        tokio::spawn(async move {
+            if let Err(error) = serve_exchange(exchange, role, agent).await {
+                tracing::debug!(error_kind = error.kind(), %error, "exchange ended");
+            }
+        });
+    }
+}
+
+async fn serve_exchange(
+    mut exchange: Exchange,
+    role: Role,
+    agent: AgentHandle,
+) -> Result<(), TransportError> {
+    let Some(message) = exchange.recv::<ToHost>().await? else { return Ok(()) };
+    match (role, message) {
+        (Role::Client | Role::Operator, ToHost::Call(call)) => {
+            let mut call = Some(call);
+            // A client may send one request after the other on one exchange.
+            while let Some(next) = call.take() {
+                let answer = answer_call(next, &agent).await;
+                exchange.send(&answer).await?;
+                call = match exchange.recv::<ToHost>().await? {
+                    Some(ToHost::Call(call)) => Some(call),
+                    _ => None,
+                };
+            }
+            Ok(())
+        }
+        (Role::Operator, ToHost::Migrate(migrate)) => {
+            let (progress, events) = mpsc::unbounded_channel();
+            agent.send(Event::Migrate(migrate, progress));
+            relay(exchange, events).await
+        }
+        (Role::Operator, message) => {
+            let (answer, result) = oneshot::channel();
+            agent.send(Event::Operator(message, answer));
+            let answer = result.await.unwrap_or_else(|_| refused("PeerTimeout", "the host is stopping"));
+            exchange.send(&answer).await?;
+            exchange.delivered().await
+        }
+        (Role::Host, ToHost::Offer(offer)) => {
+            let source = *exchange.peer();
+            let (answers, outbox) = mpsc::unbounded_channel();
+            let scope = agent.new_scope();
+            agent.send(Event::Offer { offer: Box::new(offer), source, scope, answers });
+            let agent = agent.scoped(scope);
+            let (mut sender, mut receiver) = exchange.split();
+            receiver.set_patience(super::EXCHANGE_PATIENCE);
+            let writer = tokio::spawn(async move { send_all(&mut sender, outbox).await });
+            while let Ok(Some(message)) = receiver.recv::<ToHost>().await {
+                agent.send(Event::FromSource(Some(message)));
+            }
+            agent.send(Event::FromSource(None));
+            // What was queued still leaves; the writer ends with the immigration.
+            drop(writer);
+            Ok(())
+        }
+        (role, _) => {
+            tracing::warn!(error_kind = "KeyRoleMismatch", ?role, "a message that this role may not send");
+            exchange.send(&refused("KeyRoleMismatch", "this role may not ask that")).await?;
+            exchange.delivered().await
+        }
+    }
+}
+
+async fn relay(
+    mut exchange: Exchange,
+    mut events: mpsc::UnboundedReceiver<FromHost>,
+) -> Result<(), TransportError> {
+    while let Some(message) = events.recv().await {
+        exchange.send(&message).await?;
+    }
+    exchange.delivered().await
+}
+
+async fn send_all(
+    sender: &mut quorate_transport::FrameSender,
+    mut outbox: mpsc::UnboundedReceiver<FromHost>,
+) -> Result<(), TransportError> {
+    while let Some(message) = outbox.recv().await {
+        sender.send(&message).await?;
+    }
+    sender.finish()
+}
+
+async fn answer_call(call: Call, agent: &AgentHandle) -> FromHost {
+    let Some(spec) = agent.spec() else { return FromHost::Moved(Moved { activation: None }) };
+    if spec.input_policy == InputPolicy::ClientSigned
+        && classify(&spec, &call.request) != InputClass::ClientSigned
+    {
+        return refused("InputUnauthenticated", "the request is not signed for this VM");
+    }
+    let (answer, result) = oneshot::channel();
+    agent.send(Event::Call(call, answer));
+    result.await.unwrap_or(FromHost::Moved(Moved { activation: None }))
+}

@@ -1,0 +1,251 @@
+//! Questions that a host puts to all verifiers at once: heads, votes, and who runs a VM after an unclear handover.
+//!
+//! Every inquiry goes to all members side by side and ends as soon as the answer is settled, so f silent verifiers cost
+//! nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_attest::group::GroupConfig;
+use quorate_attest::id::{Generation, Nonce, VmId};
+use quorate_attest::vm::{
+    Activation, ActivationCertificate, ActivationTally, Cause, HeadAnswer, SlotCertificate, SlotStatement,
+};
+use quorate_verifier::protocol::{Activate, FromVerifier, HeadQuery, Refused, ToVerifier};
+use tokio::task::JoinSet;
+
+use super::link::{AskError, Asker};
+use crate::migration::heads::{HeadRefusal, Heads};
+
+/// How long an inquiry waits for a quorum.
+const INQUIRY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why an inquiry did not end well.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InquiryError {
+    /// The heads speak against the handover.
+    #[error(transparent)]
+    Heads(#[from] HeadRefusal),
+    /// So many verifiers refused that a quorum is impossible.
+    #[error("{}: {}", .0.kind, .0.detail)]
+    Refused(Refused),
+    /// Too few verifiers answered in time.
+    #[error("no quorum of verifiers answered in time")]
+    QuorumUnreachable,
+}
+
+impl InquiryError {
+    /// Stable identifier of threats.md.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::Heads(refusal) => refusal.kind().to_owned(),
+            Self::Refused(refused) => refused.kind.clone(),
+            Self::QuorumUnreachable => "QuorumUnreachable".to_owned(),
+        }
+    }
+}
+
+/// Fresh random bytes from the operating system.
+///
+/// # Errors
+/// The system has none to give.
+pub fn fresh<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    Ok(bytes)
+}
+
+fn ask_all(askers: &[Asker], question: &ToVerifier) -> JoinSet<(u16, Result<FromVerifier, AskError>)> {
+    let question = Arc::new(question.clone());
+    let mut answers = JoinSet::new();
+    for asker in askers {
+        let (asker, question) = (asker.clone(), Arc::clone(&question));
+        answers.spawn(async move { (asker.index(), asker.ask(&question).await) });
+    }
+    answers
+}
+
+/// Asks for the heads until a quorum shows nothing newer than `last`. Returns how many answered.
+///
+/// # Errors
+/// A newer slot or another statement of the source is shown, or no quorum answers.
+pub async fn heads_agree(
+    askers: Vec<Asker>,
+    group: Arc<GroupConfig>,
+    last: SlotStatement,
+    history: Vec<SlotStatement>,
+) -> Result<u32, InquiryError> {
+    let nonce = Nonce::from_bytes(fresh().map_err(|_| InquiryError::QuorumUnreachable)?);
+    let question = ToVerifier::HeadQuery(HeadQuery { vm: last.vm, nonce });
+    let mut answers = ask_all(&askers, &question);
+    let mut heads = Heads::new(group, nonce, last, history);
+    let collect = async {
+        let mut votes = 0;
+        while let Some(answer) = answers.join_next().await {
+            if let Ok((_, Ok(FromVerifier::Head(answer)))) = answer {
+                votes += 1;
+                if heads.add(&answer)? {
+                    return Ok(votes);
+                }
+            }
+        }
+        Err(InquiryError::QuorumUnreachable)
+    };
+    tokio::time::timeout(INQUIRY_TIMEOUT, collect).await.unwrap_or(Err(InquiryError::QuorumUnreachable))
+}
+
+/// Collects the verifiers' head answers, as many as arrive in time. All signatures are checked.
+pub async fn collect_heads(askers: &[Asker], group: &GroupConfig, vm: VmId) -> Vec<HeadAnswer> {
+    let Ok(bytes) = fresh() else { return Vec::new() };
+    let nonce = Nonce::from_bytes(bytes);
+    let mut answers = ask_all(askers, &ToVerifier::HeadQuery(HeadQuery { vm, nonce }));
+    let mut heads = Vec::new();
+    let expected = group.expect(vm, quorate_attest::statement::Kind::HEAD);
+    let collect = async {
+        while let Some(answer) = answers.join_next().await {
+            if let Ok((_, Ok(FromVerifier::Head(answer)))) = answer
+                && answer.verify(group, &expected, &nonce).is_ok()
+            {
+                heads.push(answer);
+            }
+        }
+    };
+    // What came in before the deadline counts.
+    let _ = tokio::time::timeout(INQUIRY_TIMEOUT, collect).await;
+    heads
+}
+
+/// Asks for votes for one activation.
+///
+/// # Errors
+/// A quorum is impossible because too many refuse, or does not answer in time.
+pub async fn elect(
+    askers: &[Asker],
+    group: &GroupConfig,
+    question: Activate,
+) -> Result<ActivationCertificate, InquiryError> {
+    let mut tally = ActivationTally::new(group, question.activation.clone(), question.cause.clone())
+        .map_err(|error| {
+            InquiryError::Refused(Refused { kind: error.kind().to_owned(), detail: error.to_string() })
+        })?;
+    let members = group.members.len() as u64;
+    let (_, need) = tally.progress();
+    let mut refusals = Vec::new();
+    let mut answers = ask_all(askers, &ToVerifier::Activate(question));
+    let collect = async {
+        while let Some(answer) = answers.join_next().await {
+            match answer {
+                Ok((index, Ok(FromVerifier::Voted(vote)))) if vote.verifier == index => {
+                    match tally.add(index, vote.signature) {
+                        Ok(true) => {
+                            return tally.certificate().map_err(|_| InquiryError::QuorumUnreachable);
+                        }
+                        Ok(false) => {}
+                        Err(error) => {
+                            tracing::warn!(verifier = index, error_kind = error.kind(), %error, "bad vote")
+                        }
+                    }
+                }
+                Ok((_, Ok(FromVerifier::Refused(refused)))) => {
+                    refusals.push(refused);
+                    if members.saturating_sub(refusals.len() as u64) < need {
+                        return Err(InquiryError::Refused(refusals.swap_remove(0)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Err(InquiryError::QuorumUnreachable)
+    };
+    tokio::time::timeout(INQUIRY_TIMEOUT, collect).await.unwrap_or(Err(InquiryError::QuorumUnreachable))
+}
+
+/// The newest generation that a quorum of verifiers shows to have been activated, if it is above `generation`.
+/// `cause_of` supplies the cause of an activation where this host knows it.
+pub fn superseding(
+    heads: &[HeadAnswer],
+    group: &GroupConfig,
+    generation: Generation,
+    cause_of: impl Fn(&Activation) -> Option<Cause>,
+) -> Option<Superseded> {
+    let candidates =
+        heads.iter().filter_map(|head| head.vote.clone()).filter(|vote| vote.generation > generation);
+    let need = group.rule().ok()?.quorum();
+    for candidate in candidates {
+        let voters = heads.iter().filter(|head| {
+            head.vote.as_ref() == Some(&candidate)
+                && head
+                    .vote_signature
+                    .as_ref()
+                    .is_some_and(|signature| candidate.verify_vote(group, head.verifier, signature).is_ok())
+        });
+        let votes: Vec<_> =
+            voters.filter_map(|head| Some((head.verifier, head.vote_signature?))).collect();
+        if (votes.len() as u64) < need {
+            continue;
+        }
+        let certificate = cause_of(&candidate).and_then(|cause| {
+            let mut tally = ActivationTally::new(group, candidate.clone(), cause).ok()?;
+            for (verifier, signature) in votes {
+                tally.add(verifier, signature).ok()?;
+            }
+            tally.certificate().ok()
+        });
+        return Some(Superseded { activation: candidate, certificate });
+    }
+    None
+}
+
+/// A newer generation, proved by a quorum's votes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superseded {
+    /// What the quorum voted for.
+    pub activation: Activation,
+    /// The votes as a certificate, where the cause is known here.
+    pub certificate: Option<ActivationCertificate>,
+}
+
+/// Who runs the VM after a handover whose end this host did not see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A quorum activated somebody else.
+    Superseded(Superseded),
+    /// A quorum activated this host.
+    Mine(ActivationCertificate),
+    /// Nobody has a quorum yet.
+    Undecided(InquiryError),
+}
+
+/// Finds out whether the destination was activated, and competes for the next generation if it was not.
+pub async fn reclaim(
+    askers: Vec<Asker>,
+    group: Arc<GroupConfig>,
+    given_away: Cause,
+    mine: Activate,
+) -> Verdict {
+    let vm = mine.activation.vm;
+    let Some(before) = mine.activation.generation.0.checked_sub(1).map(Generation) else {
+        return Verdict::Undecided(InquiryError::QuorumUnreachable);
+    };
+    let heads = collect_heads(&askers, &group, vm).await;
+    let cause_of =
+        |activation: &Activation| (activation.cause == given_away.digest()).then(|| given_away.clone());
+    if let Some(superseded) = superseding(&heads, &group, before, cause_of) {
+        return Verdict::Superseded(superseded);
+    }
+    match elect(&askers, &group, mine).await {
+        Ok(certificate) => Verdict::Mine(certificate),
+        Err(error) => Verdict::Undecided(error),
+    }
+}
+
+/// The certificate a host shows when it asks for votes.
+pub fn activate_question(
+    group: &GroupConfig,
+    cause: Cause,
+    certificate: SlotCertificate,
+    instance: Nonce,
+) -> Option<Activate> {
+    let activation = Activation::of(&cause, group.id(), group.epoch, instance)?;
+    Some(Activate { activation, cause, certificate })
+}

@@ -1,0 +1,213 @@
+//! What a host must still know after a crash, durable before anybody acts on it.
+//!
+//! The journal is a sign-log file (frames with checksums, one `fdatasync` an entry) whose entries are borsh [`Record`]s.
+//! Large things lie beside it: the image, and the base checkpoint of a VM that arrived by migration. A VM is rebuilt
+//! from its base (or from genesis) by replaying the inputs of all journalled slots.
+
+use std::path::{Path, PathBuf};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use quorate_attest::encoding::{from_bytes, to_bytes};
+use quorate_attest::id::{Nonce, Slot};
+use quorate_attest::merkle::{Frontier, Sha256Tree};
+use quorate_attest::vm::{ActivationCertificate, Relinquish, SlotCertificate, VmSpec};
+use quorate_verifier::protocol::{IMAGE_BYTES_MAX, Propose, Register};
+use quorate_verifier::sign_log::{DataDir, Entry, FileStorage, PAYLOAD_BYTES_MAX, SignLog, SignLogError};
+
+const FOLDER: &str = "vm";
+const IMAGE_FILE: &str = "image";
+const BASE_FILE: &str = "base.checkpoint";
+const KIND: u8 = 1;
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[allow(clippy::large_enum_variant, reason = "written once and folded at start")]
+pub enum Record {
+    /// The directory belongs to a host.
+    Created,
+    /// The host took on a VM; its image lies beside the journal.
+    Vm(VmSpec),
+    /// The state of this slot lies in the base checkpoint.
+    Base(Base),
+    /// A slot ended here or was followed here.
+    Slot(Propose),
+    /// The VM was given away.
+    Relinquished(Relinquish),
+    /// The VM was given to this host, which is about to ask for votes for `instance`.
+    Handover {
+        /// The source's signed word.
+        relinquish: Relinquish,
+        /// Certificate of the slot before.
+        before: SlotCertificate,
+        /// Identity of the instance that will be activated.
+        instance: Nonce,
+    },
+    /// A generation began; `activation.host` says where.
+    Generation(ActivationCertificate),
+    /// The VM is no longer here.
+    Gone,
+}
+
+/// A slot whose state lies in the base checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Base {
+    /// The slot.
+    pub certificate: SlotCertificate,
+    /// How its generation began, unless it is generation 0.
+    pub activation: Option<ActivationCertificate>,
+    /// The statement log up to and including the slot.
+    pub statements: Frontier<Sha256Tree>,
+}
+
+/// All that a journal tells about the VM it holds.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// The VM and its image, unless the host is empty.
+    pub register: Option<Register>,
+    /// Where its state begins; genesis if absent.
+    pub base: Option<Base>,
+    /// Its slots after the base, in order.
+    pub slots: Vec<Propose>,
+    /// The newest relinquishment.
+    pub relinquished: Option<Relinquish>,
+    /// The newest handover to this host.
+    pub handover: Option<(Relinquish, SlotCertificate, Nonce)>,
+    /// The newest generation.
+    pub generation: Option<ActivationCertificate>,
+    /// All generations.
+    pub generations: Vec<ActivationCertificate>,
+}
+
+/// The open journal of a host.
+#[derive(Debug)]
+pub struct Journal {
+    dir: DataDir,
+    log: SignLog<FileStorage>,
+}
+
+impl Journal {
+    /// Locks the directory and reads its journal; an empty or missing directory becomes that of a new host.
+    ///
+    /// # Errors
+    /// `DataDirLocked`, `WalCorrupt`, storage errors, `SnapshotInvalid` for records that do not decode.
+    pub fn open(path: &Path) -> Result<(Self, History), JournalError> {
+        if !path.join(quorate_verifier::sign_log::LOG_FILE).exists() {
+            DataDir::init(path, &entry(&Record::Created))?;
+        }
+        let (dir, opened) = DataDir::open(path)?;
+        if let Some(bytes) = opened.torn {
+            tracing::warn!(error_kind = "WalTornTail", bytes, "the journal's torn tail was cut");
+        }
+        let mut history = History::default();
+        for (index, entry) in opened.entries.iter().enumerate() {
+            let record = from_bytes::<Record>(&entry.payload, PAYLOAD_BYTES_MAX)
+                .map_err(|error| JournalError::Record { index, reason: error.to_string() })?;
+            history.fold(record, &dir)?;
+        }
+        Ok((Self { dir, log: opened.log }, history))
+    }
+
+    /// Makes a record durable.
+    ///
+    /// # Errors
+    /// The first storage error closes the journal; the process must end.
+    pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        let entry = entry(record);
+        Ok(self.log.append(entry.kind, &entry.payload)?)
+    }
+
+    /// Takes on a VM: forgets everything about the one before.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn adopt(&mut self, register: &Register) -> Result<(), JournalError> {
+        self.dir.write(FOLDER, IMAGE_FILE, &register.image).map_err(JournalError::File)?;
+        self.log.rewrite(&[entry(&Record::Created), entry(&Record::Vm(register.spec.clone()))])?;
+        Ok(())
+    }
+
+    /// Where the base checkpoint belongs.
+    pub fn base_path(&self) -> PathBuf {
+        self.dir.path().join(FOLDER).join(BASE_FILE)
+    }
+}
+
+impl History {
+    fn fold(&mut self, record: Record, dir: &DataDir) -> Result<(), JournalError> {
+        match record {
+            Record::Created => {}
+            Record::Vm(spec) => {
+                let image =
+                    dir.read(FOLDER, IMAGE_FILE, IMAGE_BYTES_MAX as u64).map_err(JournalError::File)?;
+                *self = Self { register: Some(Register { spec, image }), ..Self::default() };
+            }
+            Record::Base(base) => {
+                let first = base.certificate.statement.slot;
+                self.slots.retain(|slot| slot.proposal.statement.slot > first);
+                if let Some(activation) = &base.activation {
+                    self.generations.insert(0, activation.clone());
+                }
+                self.base = Some(base);
+            }
+            Record::Slot(propose) => self.slots.push(propose),
+            Record::Relinquished(relinquish) => self.relinquished = Some(relinquish),
+            Record::Handover { relinquish, before, instance } => {
+                self.handover = Some((relinquish, before, instance))
+            }
+            Record::Generation(certificate) => {
+                self.generations.push(certificate.clone());
+                self.generation = Some(certificate);
+            }
+            Record::Gone => *self = Self::default(),
+        }
+        Ok(())
+    }
+
+    /// The newest slot, if any was journalled.
+    pub fn newest(&self) -> Option<Slot> {
+        let base = self.base.as_ref().map(|base| base.certificate.statement.slot);
+        self.slots.last().map(|slot| slot.proposal.statement.slot).or(base)
+    }
+}
+
+fn entry(record: &Record) -> Entry {
+    Entry { kind: KIND, payload: to_bytes(record) }
+}
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The log file failed.
+    #[error(transparent)]
+    Log(#[from] SignLogError),
+    /// A file beside it failed.
+    #[error("a file of the host's data directory failed: {0}")]
+    File(std::io::Error),
+    /// A record does not decode.
+    #[error("record {index} of the journal does not decode: {reason}")]
+    Record {
+        /// Its number.
+        index: usize,
+        /// The decoder's word.
+        reason: String,
+    },
+}
+
+impl JournalError {
+    /// Stable identifier of threats.md.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Log(error) => error.kind(),
+            Self::File(_) => "StorageSyncFailed",
+            Self::Record { .. } => "WalCorrupt",
+        }
+    }
+
+    /// Exit code of a process that meets this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Log(error) => error.exit_code(),
+            Self::File(_) | Self::Record { .. } => quorate_verifier::exit::STORAGE,
+        }
+    }
+}
