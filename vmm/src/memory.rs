@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::LazyLock;
 
 use quorate_guest_abi as abi;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
@@ -14,8 +15,6 @@ use crate::page_tree::{Digest, PAGE_BYTES, Page, hash_page};
 
 /// From this many pages on, hashing uses a second thread; below, starting it costs more than it saves.
 const PARALLEL_PAGES: usize = 512;
-/// Threads that hash, at most.
-const HASH_THREADS: usize = 2;
 /// Entries of `/proc/self/pagemap` read at once.
 const PAGEMAP_CHUNK: usize = 16 * 1024;
 /// Present, or swapped out: either way the page exists.
@@ -185,8 +184,7 @@ impl GuestMemory {
         let hash = |pages: &[u32]| -> Vec<(u32, Digest)> {
             pages.iter().map(|&index| (index, hash_page(self.page(index)))).collect()
         };
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(HASH_THREADS));
-        if pages.len() < PARALLEL_PAGES || threads < 2 {
+        if pages.len() < PARALLEL_PAGES || !has_second_core() {
             return hash(pages);
         }
         let (ours, theirs) = pages.split_at(pages.len() / 2);
@@ -224,6 +222,13 @@ impl GuestMemory {
         }
         Ok(existing)
     }
+}
+
+/// Whether a second thread can run beside ours. Asked once: the answer costs a read of the control group's files.
+fn has_second_core() -> bool {
+    static ANSWER: LazyLock<bool> =
+        LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|count| count.get() > 1));
+    *ANSWER
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ fn every_knock_that_is_no_ring_is_a_crash() {
 #[test]
 fn spinning_guest_is_stopped_by_the_watchdog() {
     let mut execution = boot();
-    execution.set_watchdog(Some(Duration::from_millis(100))).unwrap();
+    execution.set_watchdog(Some(Duration::from_millis(500))).unwrap();
     match ask(&mut execution, Command::Misbehave(Misbehaviour::Spin)) {
         Stop::Crashed(report) => assert_eq!(report.kind(), "Watchdog", "{report}"),
         other => panic!("{other:?}"),

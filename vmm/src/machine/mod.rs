@@ -13,6 +13,18 @@
 //! What a guest asks wrongly it gets back as a negative result and continues; both are part of the deterministic
 //! execution. Every exit that is not a ring is a [`CrashReport`] and ends the machine.
 //!
+//! # What a state consists of
+//!
+//! | piece | measured by | restored by |
+//! | --- | --- | --- |
+//! | memory, mailbox and tables included | page root | [`IncomingMachine`](crate::IncomingMachine), page by page |
+//! | registers, vector and x87 state | CPU digest | [`CpuState`], loaded and read back before the first entry |
+//! | counters, pending receive, exit code | device digest | [`DeviceState`]; the receive's buffer from the mailbox |
+//! | XCR0, MSRs, CPUID | nothing: fixed by the machine version | set at every start |
+//! | TSC, DR6, APIC base | nothing: the guest cannot read them | left as KVM creates them |
+//! | events in flight | nothing: there are none behind a ring, which is checked | - |
+//! | dirty log, watchdog, console | nothing: no influence on the guest | begin anew |
+//!
 //! Not provided: several CPUs, interrupts, time; protection against the host the machine runs on.
 
 mod diagnose;
