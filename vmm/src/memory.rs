@@ -1,7 +1,7 @@
 //! Guest memory: one private anonymous mapping at guest-physical address zero, read and hashed in place.
 //!
 //! Nothing writes it but the vCPU, which runs only inside [`Machine::run`](crate::machine::Machine::run), and the VMM
-//! through [`GuestMemory::write`]; both need exclusive access to the machine, so a page seen here cannot change while
+//! through `GuestMemory::write`; both need exclusive access to the machine, so a page seen here cannot change while
 //! it is hashed. Untouched memory is never touched: the kernel is asked which pages exist, and the rest are zero.
 
 use std::fs::File;
