@@ -92,3 +92,55 @@ impl Pipeline {
         Ok(Some(Certified { certificate, outputs }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{attestation, group, statement};
+
+    #[test]
+    fn outputs_are_released_with_the_certificate_and_not_before() {
+        let group = group(4, 1);
+        let mut pipeline = Pipeline::new(group.clone(), None);
+        let slot = statement(&group, 5, 0);
+        pipeline.propose(slot.clone(), vec![b"out".to_vec()]).unwrap();
+        assert!(pipeline.attested(Slot(5), attestation(&slot, 0)).unwrap().is_none());
+        assert!(pipeline.attested(Slot(5), attestation(&slot, 2)).unwrap().is_none());
+        assert_eq!((pipeline.certified(), pipeline.outstanding()), (None, 1));
+        let certified = pipeline.attested(Slot(5), attestation(&slot, 3)).unwrap().unwrap();
+        assert_eq!(certified.outputs, [b"out".to_vec()]);
+        assert_eq!((pipeline.certified(), pipeline.outstanding()), (Some(Slot(5)), 0));
+        assert!(
+            pipeline.attested(Slot(5), attestation(&slot, 1)).unwrap().is_none(),
+            "a late vote changes nothing"
+        );
+    }
+
+    #[test]
+    fn one_verifier_twice_is_no_quorum() {
+        let group = group(4, 1);
+        let mut pipeline = Pipeline::new(group.clone(), None);
+        let slot = statement(&group, 5, 0);
+        pipeline.propose(slot.clone(), Vec::new()).unwrap();
+        pipeline.attested(Slot(5), attestation(&slot, 0)).unwrap();
+        pipeline.attested(Slot(5), attestation(&slot, 1)).unwrap();
+        let again = pipeline.attested(Slot(5), attestation(&slot, 1));
+        assert_eq!(again.map_err(|error| error.kind()).map(|_| ()), Err("DuplicateSigner"));
+        assert_eq!(pipeline.certified(), None);
+    }
+
+    #[test]
+    fn a_lying_verifiers_attestation_of_another_state_is_refused_by_name() {
+        let group = group(4, 1);
+        let mut pipeline = Pipeline::new(group.clone(), None);
+        let slot = statement(&group, 5, 0);
+        pipeline.propose(slot.clone(), Vec::new()).unwrap();
+        let lie = attestation(&statement(&group, 5, 1), 2);
+        let error = pipeline.attested(Slot(5), lie).unwrap_err();
+        assert_eq!(error.kind(), "BadSignature");
+        for index in [0, 1, 3] {
+            pipeline.attested(Slot(5), attestation(&slot, index)).unwrap();
+        }
+        assert_eq!(pipeline.certified(), Some(Slot(5)));
+    }
+}

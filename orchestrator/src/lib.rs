@@ -21,3 +21,6 @@ pub mod host;
 pub mod host_main;
 pub mod migration;
 pub mod protocol;
+
+#[cfg(test)]
+mod testing;

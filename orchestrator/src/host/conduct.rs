@@ -14,6 +14,7 @@ use quorate_vmm::checkpoint::Checkpoint;
 use quorate_vmm::page_tree::Page;
 use quorate_vmm::snapshot::PageSnapshot;
 
+use super::agent::AgentHandle;
 use super::config::Loaded;
 use super::link::Asker;
 use super::window::Window;
@@ -93,6 +94,8 @@ pub struct View<'a> {
     pub loaded: &'a Loaded,
     /// Ways to ask the verifiers.
     pub askers: Vec<Asker>,
+    /// The host's agent, to be told what others refused.
+    pub agent: AgentHandle,
     /// The VM, if there is one.
     pub vm: Option<VmView<'a>>,
 }
@@ -129,7 +132,7 @@ pub trait Conduct: Send + Sync + std::fmt::Debug {
         Some(propose)
     }
 
-    /// Whether the source says that the destination is caught up although newer slots were withheld from it.
+    /// Whether the source treats slots that it withheld from the destination as replayed there.
     fn pretends_caught_up(&self) -> bool {
         false
     }

@@ -179,8 +179,7 @@ pub fn superseding(
                     .as_ref()
                     .is_some_and(|signature| candidate.verify_vote(group, head.verifier, signature).is_ok())
         });
-        let votes: Vec<_> =
-            voters.filter_map(|head| Some((head.verifier, head.vote_signature?))).collect();
+        let votes: Vec<_> = voters.filter_map(|head| Some((head.verifier, head.vote_signature?))).collect();
         if (votes.len() as u64) < need {
             continue;
         }

@@ -211,3 +211,53 @@ impl JournalError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{group, source, spec, statement};
+    use quorate_attest::vm::Proposal;
+
+    fn slot(number: u64) -> Record {
+        let proposal = Proposal::sign(statement(&group(4, 1), number, 0), &source());
+        Record::Slot(Propose { proposal, inputs: vec![vec![number as u8]] })
+    }
+
+    fn register() -> Register {
+        Register { spec: spec(), image: b"elf".to_vec() }
+    }
+
+    #[test]
+    fn what_was_appended_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, history) = Journal::open(folder.path()).unwrap();
+        assert!(history.register.is_none());
+        journal.adopt(&register()).unwrap();
+        journal.append(&slot(0)).unwrap();
+        journal.append(&slot(1)).unwrap();
+        drop(journal);
+        let (_, history) = Journal::open(folder.path()).unwrap();
+        assert_eq!(history.register, Some(register()));
+        assert_eq!(history.newest(), Some(Slot(1)));
+    }
+
+    #[test]
+    fn a_vm_that_left_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(folder.path()).unwrap();
+        journal.adopt(&register()).unwrap();
+        journal.append(&slot(0)).unwrap();
+        journal.append(&Record::Gone).unwrap();
+        drop(journal);
+        let (_, history) = Journal::open(folder.path()).unwrap();
+        assert!(history.register.is_none() && history.slots.is_empty());
+    }
+
+    #[test]
+    fn two_processes_cannot_have_one_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let _first = Journal::open(folder.path()).unwrap();
+        let second = Journal::open(folder.path()).map(|_| ()).unwrap_err();
+        assert_eq!(second.kind(), "DataDirLocked");
+    }
+}

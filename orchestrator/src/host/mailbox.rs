@@ -104,3 +104,39 @@ impl<C> Mailbox<C> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_goes_before_inputs() {
+        let mailbox = Mailbox::new(8);
+        assert!(mailbox.input(vec![1]));
+        assert!(mailbox.control("freeze"));
+        assert_eq!(mailbox.next(true), Next::Control("freeze"));
+        assert_eq!(mailbox.next(true), Next::Input(vec![1]));
+    }
+
+    #[test]
+    fn a_full_queue_refuses_the_newest() {
+        let mailbox = Mailbox::<()>::new(2);
+        assert!(mailbox.input(vec![1]) && mailbox.input(vec![2]));
+        assert!(!mailbox.input(vec![3]));
+        mailbox.drop_inputs();
+        assert!(mailbox.input(vec![4]));
+        assert_eq!(mailbox.next(true), Next::Input(vec![4]));
+    }
+
+    #[test]
+    fn closing_wakes_the_consumer() {
+        let mailbox = std::sync::Arc::new(Mailbox::<()>::new(1));
+        let consumer = {
+            let mailbox = std::sync::Arc::clone(&mailbox);
+            std::thread::spawn(move || mailbox.next(true))
+        };
+        mailbox.close();
+        assert_eq!(consumer.join().unwrap(), Next::Closed);
+        assert!(!mailbox.control(()) && !mailbox.input(Vec::new()));
+    }
+}

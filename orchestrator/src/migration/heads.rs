@@ -114,3 +114,79 @@ impl Heads {
         self.group.rule().is_ok_and(|rule| answers >= rule.quorum())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{group, head, source, statement};
+
+    const NONCE: Nonce = Nonce::from_bytes([1; 16]);
+
+    fn heads(group: &Arc<GroupConfig>) -> Heads {
+        Heads::new(Arc::clone(group), NONCE, statement(group, 8, 0), vec![statement(group, 7, 0)])
+    }
+
+    #[test]
+    fn a_quorum_of_fresh_heads_without_anything_newer_agrees() {
+        let group = Arc::new(group(4, 1));
+        let mut heads = heads(&group);
+        let answer = |index, slot| head(&group, index, NONCE, &statement(&group, slot, 0), &source());
+        assert_eq!(heads.add(&answer(0, 8)), Ok(false));
+        assert_eq!(heads.add(&answer(1, 7)), Ok(false), "a verifier one slot behind is no objection");
+        assert_eq!(heads.add(&answer(1, 8)), Ok(false), "one verifier counts once");
+        assert_eq!(heads.add(&answer(3, 8)), Ok(true));
+    }
+
+    #[test]
+    fn rollback_is_stale_when_one_verifier_shows_a_newer_slot_of_the_source() {
+        let group = Arc::new(group(4, 1));
+        let mut heads = heads(&group);
+        let newer = head(&group, 2, NONCE, &statement(&group, 9, 0), &source());
+        assert_eq!(heads.add(&newer), Err(HeadRefusal::Stale { have: Slot(9), got: Slot(8), verifier: 2 }));
+    }
+
+    #[test]
+    fn fork_is_evidence_against_the_source() {
+        let group = Arc::new(group(4, 1));
+        let mut heads = heads(&group);
+        let forked = head(&group, 1, NONCE, &statement(&group, 7, 1), &source());
+        assert_eq!(heads.add(&forked).map_err(|refusal| refusal.kind()), Err("EquivocationEvidence"));
+    }
+
+    #[test]
+    fn a_replayed_head_of_another_nonce_does_not_count() {
+        let group = Arc::new(group(4, 1));
+        let mut heads = heads(&group);
+        for index in 0..4 {
+            let old = head(&group, index, Nonce::from_bytes([2; 16]), &statement(&group, 8, 0), &source());
+            assert_eq!(heads.add(&old), Ok(false));
+        }
+    }
+
+    #[test]
+    fn lying_verifiers_cannot_block_an_honest_migration_with_an_invented_slot() {
+        let group = Arc::new(group(4, 1));
+        let mut heads = heads(&group);
+        let invented = {
+            let mut statement = statement(&group, 99, 0);
+            statement.body.host = crate::testing::verifier(0).public();
+            head(&group, 0, NONCE, &statement, &crate::testing::verifier(0))
+        };
+        assert_eq!(heads.add(&invented), Ok(false));
+        for index in 1..3 {
+            let answer = head(&group, index, NONCE, &statement(&group, 8, 0), &source());
+            heads.add(&answer).unwrap();
+        }
+        assert!(heads.is_quorum());
+    }
+
+    #[test]
+    fn with_all_honest_heads_withheld_a_rollback_would_pass() {
+        // One fault too many: 2 of 4 lie about their heads, so a quorum need not contain an honest one that knows.
+        let group = Arc::new(group(4, 1));
+        let mut heads = heads(&group);
+        let answers = (0..3).map(|index| head(&group, index, NONCE, &statement(&group, 8, 0), &source()));
+        let agreed = answers.map(|answer| heads.add(&answer)).last();
+        assert_eq!(agreed, Some(Ok(true)), "slot 9, certified by verifiers 0, 1 and 3, stays hidden");
+    }
+}

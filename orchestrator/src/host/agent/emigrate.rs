@@ -122,7 +122,7 @@ impl Agent {
         for effect in effects {
             match effect {
                 Effect::Offer => self.send_offer(),
-                Effect::Forward(slot) => self.forward(slot),
+                Effect::Forward(slot) => self.forward(slot)?,
                 Effect::Freeze => self.freeze(),
                 Effect::PersistRelinquish(slot) => self.persist_relinquish(slot)?,
                 Effect::Handover(slot) => self.send_handover(slot),
@@ -153,12 +153,15 @@ impl Agent {
         self.reached(Step::OfferSent);
     }
 
-    fn forward(&mut self, slot: Slot) {
-        let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return };
-        let Some(propose) = vm.window.proposal(slot) else { return };
-        if let Some(propose) = self.conduct.forward((*propose).clone()) {
-            emigration.send(ToHost::Slot(propose));
+    fn forward(&mut self, slot: Slot) -> Result<(), Fatal> {
+        let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return Ok(()) };
+        let Some(propose) = vm.window.proposal(slot) else { return Ok(()) };
+        match self.conduct.forward((*propose).clone()) {
+            Some(propose) => emigration.send(ToHost::Slot(propose)),
+            None if self.conduct.pretends_caught_up() => self.step_emigration(Input::Replayed(slot))?,
+            None => {}
         }
+        Ok(())
     }
 
     fn freeze(&mut self) {
@@ -298,18 +301,13 @@ impl Agent {
                 if let Some(emigration) = &mut self.emigration {
                     emigration.timeline.begin("following");
                 }
-                let caught_up = self.conduct.pretends_caught_up();
-                self.step_emigration(Input::Loaded(reached.slot))?;
-                if caught_up {
-                    let newest = self.vm.as_ref().and_then(super::Vm::head_slot).unwrap_or(reached.slot);
-                    self.step_emigration(Input::Replayed(newest))?;
-                }
-                Ok(())
+                self.step_emigration(Input::Loaded(reached.slot))
             }
             Some(FromHost::Replayed(reached)) => self.step_emigration(Input::Replayed(reached.slot)),
             Some(FromHost::Activated(activated)) => self.destination_activated(*Box::new(activated)),
             Some(FromHost::Declined(declined)) => self.destination_declined(declined),
             Some(FromHost::Progress(progress)) => {
+                self.reached(Step::BaseStreaming);
                 if let Some(operator) =
                     self.emigration.as_ref().and_then(|emigration| emigration.operator.as_ref())
                 {
@@ -357,12 +355,21 @@ impl Agent {
         self.note(why, by);
     }
 
+    /// What a Byzantine host does: runs on in the generation that it gave up.
+    fn run_on_superseded(&mut self) -> Result<(), Fatal> {
+        let given_up = self.emigration.as_ref().and_then(|emigration| emigration.relinquish.as_ref());
+        if let (Some(vm), Some(relinquish)) = (&mut self.vm, given_up) {
+            vm.generation = relinquish.generation;
+        }
+        self.run_on();
+        Ok(())
+    }
+
     /// The VM runs elsewhere. Its newest slots stay for a while, so that verifiers that are behind can catch up.
     fn retire(&mut self) -> Result<(), Fatal> {
         tokio::task::block_in_place(|| self.journal.append(&Record::Gone))?;
         if self.conduct.keeps_running() {
-            self.run_on();
-            return Ok(());
+            return self.run_on_superseded();
         }
         if let Some(vm) = &mut self.vm {
             vm.running = false;

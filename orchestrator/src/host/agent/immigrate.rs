@@ -6,9 +6,8 @@ use std::sync::Arc;
 use quorate_attest::encoding::to_bytes;
 use quorate_attest::id::{Generation, Nonce, Slot};
 use quorate_attest::key::{PublicKey, Signature};
-use quorate_attest::statement::Kind;
 use quorate_attest::vm::{ActivationCertificate, Cause, Refusal, SlotCertificate};
-use quorate_verifier::core::{check_inputs, check_link, measurement_of};
+use quorate_verifier::core::measurement_of;
 use quorate_verifier::protocol::{Propose, Refused, Register};
 use quorate_vmm::checkpoint::Checkpoint;
 use quorate_vmm::execution::Execution;
@@ -48,7 +47,7 @@ pub struct Arrived {
 #[derive(Debug)]
 pub struct Immigration {
     core: Destination,
-    source: PublicKey,
+    pub(super) source: PublicKey,
     answers: mpsc::UnboundedSender<FromHost>,
     timeline: Timeline,
     register: Arc<Register>,
@@ -126,38 +125,6 @@ impl Agent {
         Ok(())
     }
 
-    /// Everything about an offer that can be checked before any state moves.
-    fn check_offer(&self, offer: &Offer, source: &PublicKey) -> Result<(), Refused> {
-        let group = &self.loaded.group;
-        let of = |error: &quorate_attest::VerifyError| refusal(error.kind(), error);
-        let vm = offer.spec.id();
-        offer.base.verify(group, &group.expect(vm, Kind::SLOT_REPLAYED)).map_err(|e| of(&e))?;
-        let statement = &offer.base.statement;
-        let body = &statement.body;
-        // The slot may stem from the generation before the source's own, which began with exactly this slot.
-        let (generation, host) = match &offer.activation {
-            None => (Generation(0), offer.spec.host),
-            Some(activation) => {
-                activation.verify(group, &group.expect(vm, Kind::ACTIVATE), None).map_err(|e| of(&e))?;
-                (activation.activation.generation, activation.activation.host)
-            }
-        };
-        if host != *source || body.generation > generation {
-            return Err(refusal("KeyRoleMismatch", &"the VM's active host is another one"));
-        }
-        if offer.input_log.size() != body.end_input || offer.input_log.root() != *body.input_root.as_bytes() {
-            return Err(refusal("LogChainBroken", &"the input log does not belong to the offered slot"));
-        }
-        if offer.statements.size() != statement.slot.0.saturating_add(1) {
-            return Err(refusal("LogChainBroken", &"the statement log does not end at the offered slot"));
-        }
-        let (platform, description) = quorate_vmm::platform::PlatformClass::detect();
-        if body.platform != platform {
-            return Err(refusal("PlatformMismatch", &format!("this host is {description}")));
-        }
-        Ok(())
-    }
-
     fn spawn_pull(
         &self,
         order: pull::Order,
@@ -215,6 +182,7 @@ impl Agent {
         self.step_immigration(Input::Loaded)?;
         if self.conduct.runs_unactivated() {
             self.run_guest();
+            self.vm.iter().for_each(|vm| vm.thread.run_on());
         }
         Ok(())
     }
@@ -260,30 +228,6 @@ impl Agent {
         self.step_immigration(Input::Slot(slot))
     }
 
-    /// Checks a slot as a verifier would, and appends it to the chain.
-    fn accept_slot(&mut self, propose: &Propose) -> Result<(), Refused> {
-        let (Some(vm), Some(immigration)) = (&mut self.vm, &self.immigration) else {
-            return Err(refusal("LogChainBroken", &"no base state yet"));
-        };
-        let statement = &propose.proposal.statement;
-        let group = &self.loaded.group;
-        statement.check(&group.expect(vm.id, Kind::SLOT_REPLAYED)).map_err(|e| refusal(e.kind(), &e))?;
-        propose.proposal.verify().map_err(|e| refusal(e.kind(), &e))?;
-        if statement.body.host != immigration.source || statement.body.generation != vm.generation {
-            return Err(refusal("FencedGeneration", &"the slot belongs to another host or generation"));
-        }
-        if statement.slot != vm.next_slot() {
-            return Err(refusal("LogChainBroken", &"slots must follow each other"));
-        }
-        let spec = &vm.register.spec;
-        check_link(spec, vm.head.as_ref(), statement).map_err(|e| refusal(e.kind(), &e))?;
-        vm.input_log = check_inputs(spec, &vm.input_log, &statement.body, &propose.inputs)
-            .map_err(|e| refusal(e.kind(), &e))?;
-        vm.window.propose(Arc::new(propose.clone()));
-        vm.advance(statement.clone());
-        Ok(())
-    }
-
     fn handed_over(&mut self, handover: Handover) -> Result<(), Fatal> {
         self.reached(Step::HandoverReceived);
         let last = handover.last.clone();
@@ -307,33 +251,6 @@ impl Agent {
             self.step_immigration(Input::Slot(slot))?;
         }
         self.step_immigration(Input::Handover(slot))
-    }
-
-    fn check_handover(&self, handover: &Handover) -> Result<(), Refused> {
-        let (Some(vm), Some(immigration)) = (&self.vm, &self.immigration) else {
-            return Err(refusal("LogChainBroken", &"no base state yet"));
-        };
-        let group = &self.loaded.group;
-        let statement = &handover.last.proposal.statement;
-        let expected = group.expect(vm.id, Kind::RELINQUISH);
-        let relinquish = &handover.relinquish;
-        relinquish.verify(&expected, &immigration.source).map_err(|e| refusal(e.kind(), &e))?;
-        let names = relinquish.slot == statement.slot
-            && relinquish.statement == statement.digest()
-            && relinquish.generation == vm.generation
-            && relinquish.successor == self.key();
-        if !names {
-            return Err(refusal(
-                "NoActivationCertificate",
-                &"Relinquish names another slot, generation or successor",
-            ));
-        }
-        let before = &handover.before;
-        before.verify(group, &group.expect(vm.id, Kind::SLOT_REPLAYED)).map_err(|e| refusal(e.kind(), &e))?;
-        if before.statement.digest() != statement.body.previous {
-            return Err(refusal("LogChainBroken", &"the certificate is not of the slot before"));
-        }
-        Ok(())
     }
 
     pub(super) fn step_immigration(&mut self, input: Input) -> Result<(), Fatal> {

@@ -9,6 +9,7 @@
 //! Decisions about a migration are made by the pure machines of [`crate::migration`]; the agent performs their effects.
 
 mod active;
+mod arrival;
 mod calls;
 mod emigrate;
 mod immigrate;
@@ -89,6 +90,8 @@ pub enum Event {
     Elected(Result<quorate_attest::vm::ActivationCertificate, InquiryError>),
     /// It was found out who runs the VM after a handover.
     Verdict(Verdict),
+    /// Somebody refused something that this host asked for on its own account.
+    Noted(Refused, String),
     /// A restarted host knows whether its generation is still the newest.
     Standing(Option<super::inquiries::Superseded>, bool),
     /// An event that concerns one migration only; it is dropped once that migration is over.
@@ -115,6 +118,11 @@ impl AgentHandle {
         };
         // Nobody waits for an answer that a stopping process will not give.
         let _ = self.events.send(event);
+    }
+
+    /// Lets the host's status tell what `by` refused.
+    pub fn note(&self, refused: Refused, by: &str) {
+        self.send(Event::Noted(refused, by.to_owned()));
     }
 
     /// A number for a new migration.
@@ -260,6 +268,7 @@ impl Agent {
             Event::Heads(result) => self.heads_asked(result)?,
             Event::Elected(result) => self.votes_counted(result)?,
             Event::Verdict(verdict) => self.verdict(verdict)?,
+            Event::Noted(refused, by) => self.note(refused, &by),
             Event::Standing(superseded, known) => self.standing(superseded, known)?,
         }
         Ok(())
@@ -343,7 +352,8 @@ impl Agent {
             window: &vm.window,
             activation: vm.activation.borrow().clone(),
         });
-        self.conduct.reached(step, &View { loaded: &self.loaded, askers: self.askers(), vm });
+        let (askers, agent) = (self.askers(), self.handle.clone());
+        self.conduct.reached(step, &View { loaded: &self.loaded, askers, agent, vm });
     }
 
     fn note(&mut self, refused: Refused, by: &str) {

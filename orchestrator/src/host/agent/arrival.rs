@@ -1,0 +1,99 @@
+//! Everything about an arriving VM that is checked before it is believed.
+
+use std::sync::Arc;
+
+use quorate_attest::id::Generation;
+use quorate_attest::key::PublicKey;
+use quorate_attest::statement::Kind;
+use quorate_verifier::core::{check_inputs, check_link};
+use quorate_verifier::protocol::{Propose, Refused};
+
+use super::Agent;
+use super::active::refusal;
+use crate::protocol::{Handover, Offer};
+
+impl Agent {
+    /// Everything about an offer that can be checked before any state moves.
+    pub(super) fn check_offer(&self, offer: &Offer, source: &PublicKey) -> Result<(), Refused> {
+        let group = &self.loaded.group;
+        let of = |error: &quorate_attest::VerifyError| refusal(error.kind(), error);
+        let vm = offer.spec.id();
+        offer.base.verify(group, &group.expect(vm, Kind::SLOT_REPLAYED)).map_err(|e| of(&e))?;
+        let statement = &offer.base.statement;
+        let body = &statement.body;
+        // The slot may stem from the generation before the source's own, which began with exactly this slot.
+        let (generation, host) = match &offer.activation {
+            None => (Generation(0), offer.spec.host),
+            Some(activation) => {
+                activation.verify(group, &group.expect(vm, Kind::ACTIVATE), None).map_err(|e| of(&e))?;
+                (activation.activation.generation, activation.activation.host)
+            }
+        };
+        if host != *source || body.generation > generation {
+            return Err(refusal("KeyRoleMismatch", &"the VM's active host is another one"));
+        }
+        if offer.input_log.size() != body.end_input || offer.input_log.root() != *body.input_root.as_bytes() {
+            return Err(refusal("LogChainBroken", &"the input log does not belong to the offered slot"));
+        }
+        if offer.statements.size() != statement.slot.0.saturating_add(1) {
+            return Err(refusal("LogChainBroken", &"the statement log does not end at the offered slot"));
+        }
+        let (platform, description) = quorate_vmm::platform::PlatformClass::detect();
+        if body.platform != platform {
+            return Err(refusal("PlatformMismatch", &format!("this host is {description}")));
+        }
+        Ok(())
+    }
+
+    /// Checks a slot as a verifier would, and appends it to the chain.
+    pub(super) fn accept_slot(&mut self, propose: &Propose) -> Result<(), Refused> {
+        let (Some(vm), Some(immigration)) = (&mut self.vm, &self.immigration) else {
+            return Err(refusal("LogChainBroken", &"no base state yet"));
+        };
+        let statement = &propose.proposal.statement;
+        let group = &self.loaded.group;
+        statement.check(&group.expect(vm.id, Kind::SLOT_REPLAYED)).map_err(|e| refusal(e.kind(), &e))?;
+        propose.proposal.verify().map_err(|e| refusal(e.kind(), &e))?;
+        if statement.body.host != immigration.source || statement.body.generation != vm.generation {
+            return Err(refusal("FencedGeneration", &"the slot belongs to another host or generation"));
+        }
+        if statement.slot != vm.next_slot() {
+            return Err(refusal("LogChainBroken", &"slots must follow each other"));
+        }
+        let spec = &vm.register.spec;
+        check_link(spec, vm.head.as_ref(), statement).map_err(|e| refusal(e.kind(), &e))?;
+        vm.input_log = check_inputs(spec, &vm.input_log, &statement.body, &propose.inputs)
+            .map_err(|e| refusal(e.kind(), &e))?;
+        vm.window.propose(Arc::new(propose.clone()));
+        vm.advance(statement.clone());
+        Ok(())
+    }
+
+    /// Whether the source gave this VM to this host, at a slot that continues a certified one.
+    pub(super) fn check_handover(&self, handover: &Handover) -> Result<(), Refused> {
+        let (Some(vm), Some(immigration)) = (&self.vm, &self.immigration) else {
+            return Err(refusal("LogChainBroken", &"no base state yet"));
+        };
+        let group = &self.loaded.group;
+        let statement = &handover.last.proposal.statement;
+        let expected = group.expect(vm.id, Kind::RELINQUISH);
+        let relinquish = &handover.relinquish;
+        relinquish.verify(&expected, &immigration.source).map_err(|e| refusal(e.kind(), &e))?;
+        let names = relinquish.slot == statement.slot
+            && relinquish.statement == statement.digest()
+            && relinquish.generation == vm.generation
+            && relinquish.successor == self.key();
+        if !names {
+            return Err(refusal(
+                "NoActivationCertificate",
+                &"Relinquish names another slot, generation or successor",
+            ));
+        }
+        let before = &handover.before;
+        before.verify(group, &group.expect(vm.id, Kind::SLOT_REPLAYED)).map_err(|e| refusal(e.kind(), &e))?;
+        if before.statement.digest() != statement.body.previous {
+            return Err(refusal("LogChainBroken", &"the certificate is not of the slot before"));
+        }
+        Ok(())
+    }
+}
