@@ -1,0 +1,138 @@
+//! Hosts that run a VM that is not theirs to run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quorate_attest::group::GroupConfig;
+use quorate_attest::id::Nonce;
+use quorate_attest::key::Signature;
+use quorate_attest::vm::{Activation, Cause, Relinquish};
+use quorate_orchestrator::host::agent::AgentHandle;
+use quorate_orchestrator::host::conduct::{Conduct, Step, View, VmView};
+use quorate_orchestrator::host::link::Asker;
+use quorate_verifier::protocol::{Activate, FromVerifier, ToVerifier};
+
+use crate::report::{Outcome, RefusedBy};
+
+/// Identity of instances that nobody should vote for.
+const OTHER_INSTANCE: Nonce = Nonce::from_bytes([0xda; 16]);
+
+/// A source that goes on answering clients in its old generation after the VM was activated elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepRunning;
+
+impl Conduct for KeepRunning {
+    fn keeps_running(&self) -> bool {
+        true
+    }
+
+    fn releases_uncertified(&self) -> bool {
+        true
+    }
+}
+
+/// A destination that, once activated, wants votes for a second instance of the same generation.
+#[derive(Clone, Copy, Debug)]
+pub struct DoubleActivate;
+
+impl Conduct for DoubleActivate {
+    fn reached(&self, step: Step, view: &View<'_>) {
+        let question = view.vm.as_ref().filter(|_| step == Step::Running).and_then(second_instance);
+        if let Some(question) = question {
+            Election::of("double-activate", view, question).spawn();
+        }
+    }
+}
+
+fn second_instance(vm: &VmView<'_>) -> Option<Activate> {
+    let first = vm.activation.as_ref()?;
+    let activation = Activation { instance: OTHER_INSTANCE, ..first.activation.clone() };
+    let certificate = vm.window.certificate(activation.slot)?;
+    Some(Activate { activation, cause: first.cause.clone(), certificate })
+}
+
+/// A destination that does not wait for the handover: it signs the source's Relinquish with its own key, asks for votes,
+/// runs the guest at once and answers clients.
+#[derive(Clone, Copy, Debug)]
+pub struct EarlyActivate;
+
+impl Conduct for EarlyActivate {
+    fn reached(&self, step: Step, view: &View<'_>) {
+        if step == Step::BaseLoaded
+            && let Some(question) = own_word(view)
+        {
+            Election::of("early-activate", view, question).spawn();
+        }
+    }
+
+    fn runs_unactivated(&self) -> bool {
+        true
+    }
+
+    fn releases_uncertified(&self) -> bool {
+        true
+    }
+}
+
+fn own_word(view: &View<'_>) -> Option<Activate> {
+    let (vm, group) = (view.vm.as_ref()?, &view.loaded.group);
+    let head = vm.head?;
+    let relinquish = Relinquish {
+        vm: vm.id,
+        group: group.id(),
+        epoch: group.epoch,
+        generation: vm.generation,
+        slot: head.slot,
+        statement: head.digest(),
+        successor: view.loaded.key.public(),
+        signature: Signature::NONE,
+    };
+    let cause = Cause::Relinquish(relinquish.signed(&view.loaded.key));
+    let activation = Activation::of(&cause, group.id(), group.epoch, OTHER_INSTANCE)?;
+    Some(Activate { activation, cause, certificate: vm.window.certificate(head.slot)? })
+}
+
+/// Asks every verifier for its vote and reports what each said.
+struct Election {
+    attack: &'static str,
+    group: Arc<GroupConfig>,
+    askers: Vec<Asker>,
+    data_dir: PathBuf,
+    agent: AgentHandle,
+    question: Activate,
+}
+
+impl Election {
+    fn of(attack: &'static str, view: &View<'_>, question: Activate) -> Self {
+        Self {
+            attack,
+            group: Arc::clone(&view.loaded.group),
+            askers: view.askers.clone(),
+            data_dir: view.loaded.config.data_dir.clone(),
+            agent: view.agent.clone(),
+            question,
+        }
+    }
+
+    fn spawn(self) {
+        tokio::spawn(self.hold());
+    }
+
+    async fn hold(self) {
+        let need = self.group.rule().map_or(0, |rule| rule.quorum());
+        let mut outcome = Outcome { attack: self.attack, votes: 0, need, refusals: Vec::new() };
+        for asker in &self.askers {
+            match asker.ask(&ToVerifier::Activate(self.question.clone())).await {
+                Ok(FromVerifier::Voted(_)) => outcome.votes += 1,
+                Ok(FromVerifier::Refused(refused)) => {
+                    let member = self.group.members.get(usize::from(asker.index()));
+                    let name = member.map_or_else(String::new, |member| member.name.clone());
+                    self.agent.note(refused.clone(), &name);
+                    outcome.refusals.push(RefusedBy { name, refused });
+                }
+                other => tracing::info!(verifier = asker.index(), ?other, "no vote"),
+            }
+        }
+        outcome.publish(&self.data_dir);
+    }
+}
