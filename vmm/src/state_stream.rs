@@ -16,6 +16,9 @@
 //! Reading and verifying overlap: one thread takes bytes from the stream while the other copies pages to their final
 //! address and hashes them there.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -82,17 +85,18 @@ pub struct Moved {
     pub pages: u64,
 }
 
-/// Changes pages on their way out. Honest senders use [`unchanged`]; tests do not.
+/// Changes pages on their way out. Honest senders have none; tests of receivers do.
 pub type Alter<'a> = dyn FnMut(u32, &mut Page) + 'a;
-
-/// Leaves a page as it is.
-pub fn unchanged(_index: u32, _page: &mut Page) {}
 
 /// Sends the state of a checkpoint.
 ///
 /// # Errors
 /// The stream's.
-pub fn send(out: &mut impl Write, state: &Checkpoint, alter: Option<&mut Alter<'_>>) -> std::io::Result<Moved> {
+pub fn send(
+    out: &mut impl Write,
+    state: &Checkpoint,
+    alter: Option<&mut Alter<'_>>,
+) -> std::io::Result<Moved> {
     let (cpu, device) = (state.cpu.encode(), state.device.encode());
     let mut head = Vec::with_capacity(HEADER_BYTES + cpu.len() + device.len());
     head.extend_from_slice(&MAGIC);
@@ -173,6 +177,31 @@ pub fn receive(
     expected: &Expected<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Received, StateStreamError> {
+    receive_with(IncomingMachine::write_page, input, expected, progress)
+}
+
+/// As [`receive`], but believes every page. For benchmarks only: the difference to [`receive`] is what the verification
+/// of pages costs. Nothing that serves anybody may run on such a state.
+///
+/// # Errors
+/// As [`receive`], except that no page is ever wrong.
+pub fn receive_unverified_for_benchmark(
+    input: &mut (impl Read + Send),
+    expected: &Expected<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Received, StateStreamError> {
+    receive_with(IncomingMachine::write_page_unverified_for_benchmark, input, expected, progress)
+}
+
+/// Puts a page where it belongs.
+type WritePage = fn(&mut IncomingMachine, u32, &[u8]) -> Result<(), IncomingError>;
+
+fn receive_with(
+    write_page: WritePage,
+    input: &mut (impl Read + Send),
+    expected: &Expected<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Received, StateStreamError> {
     let (cpu, device, head_bytes) = receive_head(input)?;
     if cpu.digest() != expected.measurement.cpu {
         return Err(IncomingError::RootMismatch { component: "cpu" }.into());
@@ -185,7 +214,7 @@ pub fn receive(
     let leaf_bytes = leaves.len() * size_of::<Digest>();
     let mut incoming = IncomingMachine::new(expected.memory_bytes, leaves, &expected.measurement)?;
     let mut kept = tree.map(PageSnapshot::expecting);
-    let pages = receive_pages(input, &mut incoming, kept.as_mut(), progress)?;
+    let pages = receive_pages(write_page, input, &mut incoming, kept.as_mut(), progress)?;
     let machine = incoming.finish(expected.image, &cpu, &device)?;
     let checkpoint = kept.map(|pages| Checkpoint {
         image: expected.image.digest(),
@@ -220,7 +249,8 @@ fn receive_head(input: &mut impl Read) -> Result<(CpuState, DeviceState, usize),
     input.read_exact(&mut device)?;
     let length = HEADER_BYTES + cpu.len() + device.len();
     let cpu = CpuState::decode(&cpu)?;
-    let device = DeviceState::decode(&device).map_err(|_| StateStreamError::Format { field: "device state" })?;
+    let device =
+        DeviceState::decode(&device).map_err(|_| StateStreamError::Format { field: "device state" })?;
     Ok((cpu, device, length))
 }
 
@@ -240,6 +270,7 @@ fn receive_leaves(input: &mut impl Read, count: u64) -> Result<Vec<Digest>, Stat
 }
 
 fn receive_pages(
+    write_page: WritePage,
     input: &mut (impl Read + Send),
     incoming: &mut IncomingMachine,
     mut kept: Option<&mut PageSnapshot>,
@@ -265,7 +296,11 @@ fn receive_pages(
         for indexes in wanted.chunks(BATCH_PAGES) {
             let batch = batches.recv().map_err(|_| std::io::Error::other("the reading thread ended"))??;
             for (index, page) in indexes.iter().zip(batch.as_chunks::<PAGE_BYTES>().0) {
-                place(*index, page, incoming, kept.as_deref_mut())?;
+                write_page(incoming, *index, page)?;
+                if let Some(kept) = &mut kept {
+                    // The copy in guest memory has just been verified, and these are the bytes it was made of.
+                    kept.place(*index, Some(Arc::new(*page)));
+                }
             }
             done += indexes.len() as u64;
             progress(done, total);
@@ -276,24 +311,9 @@ fn receive_pages(
     })
 }
 
-fn place(
-    index: u32,
-    page: &Page,
-    incoming: &mut IncomingMachine,
-    kept: Option<&mut PageSnapshot>,
-) -> Result<(), StateStreamError> {
-    incoming.write_page(index, page)?;
-    if let Some(kept) = kept {
-        // The copy in guest memory has just been verified, and these are the bytes it was made of.
-        kept.place(index, Some(Arc::new(*page)));
-    }
-    Ok(())
-}
-
 fn read_batch(input: &mut impl Read, size: usize, spare: &Receiver<Vec<u8>>) -> std::io::Result<Vec<u8>> {
     let mut batch = spare.try_recv().unwrap_or_default();
     batch.resize(size, 0);
     input.read_exact(&mut batch)?;
     Ok(batch)
 }
-
