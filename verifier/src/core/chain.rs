@@ -3,7 +3,7 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_attest::id::{Slot, StatementDigest};
 use quorate_attest::merkle::{Frontier, Sha256Tree};
-use quorate_attest::vm::SlotStatement;
+use quorate_attest::vm::{SlotStatement, statement_leaf};
 
 /// Statements kept to step back to the slot that a later generation starts from. A generation that starts further back
 /// can be followed only from slot 0.
@@ -56,7 +56,7 @@ impl Chain {
     #[must_use]
     pub fn log(&self) -> Frontier<Sha256Tree> {
         let mut log = self.base.clone();
-        self.recent.iter().for_each(|statement| log.push(&leaf(statement)));
+        self.recent.iter().for_each(|statement| log.push(&statement_leaf(statement)));
         log
     }
 
@@ -79,7 +79,7 @@ impl Chain {
         assert_eq!(statement.slot, self.next(), "statements are appended in order");
         if self.recent.len() == RECENT_STATEMENTS {
             let oldest = self.recent.remove(0);
-            self.base.push(&leaf(&oldest));
+            self.base.push(&statement_leaf(&oldest));
         }
         self.recent.push(statement);
     }
@@ -100,10 +100,4 @@ impl Chain {
             *self = Self::new();
         }
     }
-}
-
-/// Leaf data of the statement log.
-#[must_use]
-pub fn leaf(statement: &SlotStatement) -> Vec<u8> {
-    statement.encode(quorate_attest::statement::Kind::SLOT_REPLAYED)
 }

@@ -1,14 +1,10 @@
 //! `HeadQuery`: the newest slot this verifier signed, and the cosignature over the log of statements.
 
-use quorate_attest::checkpoint::Checkpoint;
 use quorate_attest::cosignature;
-use quorate_attest::id::{Generation, Nonce, VmId};
+use quorate_attest::id::{Generation, Nonce};
 use quorate_attest::key::Signature;
-use quorate_attest::merkle::{Frontier, Sha256Tree};
-use quorate_attest::note::NoteError;
-use quorate_attest::vm::{HeadAnswer, SlotStatement};
+use quorate_attest::vm::{HeadAnswer, SlotStatement, head_checkpoint, statement_leaf};
 
-use super::chain::leaf;
 use super::{Context, Effect, VmCore, VmState, send};
 use crate::protocol::FromVerifier;
 
@@ -31,26 +27,12 @@ impl VmCore {
     }
 }
 
-/// Name of a VM's log of statements in C2SP notes.
-#[must_use]
-pub fn log_origin(vm: &VmId) -> String {
-    format!("quorate/vm/{vm}")
-}
-
-/// The note text over which verifiers cosign: the log of all statements up to and with the newest one.
-///
-/// # Errors
-/// Never for an origin of [`log_origin`].
-pub fn log_head(vm: &VmId, log: &Frontier<Sha256Tree>) -> Result<Checkpoint, NoteError> {
-    Checkpoint::new(&log_origin(vm), log.size(), log.root())
-}
-
 /// The cosignature line over the log that ends in `statement`, or nothing if the clock says what no line can.
 pub(super) fn cosign(context: &Context, state: &VmState, statement: &SlotStatement, now: u64) -> String {
     let mut log = state.chain.log();
-    log.push(&leaf(statement));
+    log.push(&statement_leaf(statement));
     let signer = &context.signer;
-    let line = log_head(&statement.vm, &log)
-        .and_then(|head| cosignature::cosign(signer.name(), signer.cosigner(), now, &head));
+    let line = head_checkpoint(&statement.vm, log.size(), log.root())
+        .and_then(|head| cosignature::cosign(signer.cosigner_name(), signer.cosigner(), now, &head));
     line.map(|line| line.to_string()).unwrap_or_default()
 }

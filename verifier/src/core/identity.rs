@@ -10,16 +10,16 @@ use quorate_attest::vm::{Activation, Attestation, HeadAnswer, Mode, SlotStatemen
 #[derive(Debug)]
 pub struct Signer {
     index: u16,
-    name: String,
+    cosigner_name: String,
     vote: SecretKey,
     cosigner: SecretKey,
 }
 
 impl Signer {
-    /// Member `index` of the group, named `name`.
+    /// Member `index` of the group; `cosigner_name` is the C2SP name of its cosigner key.
     #[must_use]
-    pub fn new(index: u16, name: String, vote: SecretKey, cosigner: SecretKey) -> Self {
-        Self { index, name, vote, cosigner }
+    pub fn new(index: u16, cosigner_name: String, vote: SecretKey, cosigner: SecretKey) -> Self {
+        Self { index, cosigner_name, vote, cosigner }
     }
 
     /// Index in the group.
@@ -28,10 +28,10 @@ impl Signer {
         self.index
     }
 
-    /// Name in the group.
+    /// C2SP name of the cosigner key.
     #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn cosigner_name(&self) -> &str {
+        &self.cosigner_name
     }
 
     /// Public key of the votes.

@@ -40,6 +40,8 @@ mod sample;
 mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::model;
 mod transition;
 
 use std::sync::Arc;
@@ -53,7 +55,6 @@ pub use quorate_vmm::Measurement;
 use quorate_vmm::Position;
 
 pub use chain::{Chain, RECENT_STATEMENTS};
-pub use head::{log_head, log_origin};
 pub use identity::{Context, Signer};
 pub use refusal::Refusal;
 pub use registration::{Registration, register};

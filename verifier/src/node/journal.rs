@@ -96,6 +96,12 @@ impl<S: Storage> Journal<S> {
         Ok(())
     }
 
+    /// Bytes of the log in use.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.log.size()
+    }
+
     /// Whether the log should be replaced by its states.
     #[must_use]
     pub fn wants_compaction(&self) -> bool {

@@ -270,10 +270,12 @@ impl<C: Conduct> Node<C> {
 
 fn context(loaded: &Loaded) -> Context {
     let Loaded { config, group, index, vote_key, cosigner_key, .. } = loaded;
+    // The group was validated and has this member; without a name cosignatures would merely be left out.
+    let name = group.cosigner(*index).map(|key| key.name().to_owned()).unwrap_or_default();
     Context {
         group: group.clone(),
         group_id: group.id(),
-        signer: Signer::new(*index, config.name.clone(), vote_key.clone(), cosigner_key.clone()),
+        signer: Signer::new(*index, name, vote_key.clone(), cosigner_key.clone()),
         mode: config.mode.mode(),
         sample_pages: config.sample_pages,
         platform: PlatformClass::detect().0,

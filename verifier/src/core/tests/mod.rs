@@ -1,0 +1,9 @@
+//! Named attacks on the rules, against a model of an execution instead of a machine.
+
+mod activation;
+mod catching_up;
+pub(crate) mod model;
+mod properties;
+mod proposals;
+mod quorums;
+mod sampling;
