@@ -102,6 +102,21 @@ pub struct Status {
     pub inputs: u64,
     /// Error kinds seen, newest last (bounded).
     pub errors: Vec<Refused>,
+    /// How long the newest certified slots took, newest last (bounded).
+    pub slot_times: Vec<SlotTimes>,
+}
+
+/// How long one slot took, nanoseconds since the guest was stopped for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct SlotTimes {
+    /// The slot.
+    pub slot: Slot,
+    /// Until the guest could run on.
+    pub pause_ns: u64,
+    /// Until its signed statement was on stable storage here.
+    pub durable_ns: u64,
+    /// Until it had a quorum's certificate.
+    pub certified_ns: u64,
 }
 
 /// One finished phase of a migration. Times are of the system's monotonic clock, so that phases of two hosts on one

@@ -12,6 +12,7 @@ pub mod journal;
 pub mod link;
 pub mod mailbox;
 mod pull;
+mod slot_times;
 pub mod state_server;
 mod statement;
 mod timeline;

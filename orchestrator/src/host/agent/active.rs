@@ -147,6 +147,7 @@ impl Agent {
         if let Err(error) = vm.pipeline.propose(statement.clone(), outputs) {
             tracing::error!(error_kind = error.kind(), %error, "a slot of our own does not fit the group");
         }
+        vm.slot_clock.durable(slot, &state);
         vm.advance(statement);
         state.statements = vm.statements.clone();
         vm.window.propose(propose);
@@ -163,6 +164,7 @@ impl Agent {
                     Ok(Some(certified)) => {
                         let certificate = certified.certificate;
                         let slot = certificate.statement.slot;
+                        vm.slot_clock.certified(slot);
                         vm.window.certified(certificate.clone());
                         self.release(&certified.outputs, Some(&certificate));
                         self.step_emigration(Input::Certified(slot))?;

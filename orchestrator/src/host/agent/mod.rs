@@ -382,6 +382,7 @@ impl Agent {
             active_instances: u32::from(vm.is_some_and(|vm| vm.running)),
             inputs: vm.and_then(|vm| vm.head.as_ref()).map_or(0, |head| head.body.end_input),
             errors: self.errors.iter().cloned().collect(),
+            slot_times: vm.map(|vm| vm.slot_clock.times()).unwrap_or_default(),
         }
     }
 

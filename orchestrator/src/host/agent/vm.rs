@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{AgentHandle, Event};
 use crate::certify::Pipeline;
+use crate::host::slot_times::SlotClock;
 use crate::host::vm_thread::{VmFailure, VmThread};
 use crate::host::window::Window;
 
@@ -57,6 +58,8 @@ pub struct Vm {
     pub gone: bool,
     /// The input log up to the newest slot that arrived. Kept while the VM is followed from another host.
     pub input_log: Frontier<Sha256Tree>,
+    /// How long its slots took here.
+    pub slot_clock: SlotClock,
 }
 
 impl Vm {
@@ -112,6 +115,7 @@ impl Vm {
             dirty: false,
             gone: false,
             input_log,
+            slot_clock: SlotClock::default(),
             register,
         })
     }
