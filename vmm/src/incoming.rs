@@ -160,6 +160,22 @@ impl IncomingMachine {
         Ok(())
     }
 
+    /// Copies a page to its final address and takes it for what it should be. For benchmarks only: the difference to
+    /// [`write_page`](Self::write_page) is what verification costs, and nothing may ever run for others on such pages.
+    pub fn write_page_unverified_for_benchmark(
+        &mut self,
+        index: u32,
+        bytes: &[u8],
+    ) -> Result<(), IncomingError> {
+        if index >= self.tree.count() || bytes.len() != PAGE_BYTES {
+            let count = self.tree.count();
+            return Err(IncomingError::PageInvalid { index, bytes: bytes.len(), count });
+        }
+        self.memory.write(u64::from(index) * abi::PAGE_BYTES, bytes)?;
+        self.missing[index as usize / 64] &= !(1 << (index % 64));
+        Ok(())
+    }
+
     /// Gives the machine, if everything is there and is what was certified.
     pub fn finish(
         self,

@@ -34,6 +34,7 @@
 //! * An execution repeats on the same [platform class](platform) only.
 //! * A guest killed by the watchdog, or stopped for what it did, leaves no certified state after its last cut.
 
+pub mod bare;
 pub mod checkpoint;
 pub mod cpu;
 pub mod crash;
