@@ -227,10 +227,17 @@ pub async fn reclaim(
         return Verdict::Undecided(InquiryError::QuorumUnreachable);
     };
     let heads = collect_heads(&askers, &group, vm).await;
+    let causes = [given_away, mine.cause.clone()];
     let cause_of =
-        |activation: &Activation| (activation.cause == given_away.digest()).then(|| given_away.clone());
+        |activation: &Activation| causes.iter().find(|cause| cause.digest() == activation.cause).cloned();
     if let Some(superseded) = superseding(&heads, &group, before, cause_of) {
-        return Verdict::Superseded(superseded);
+        // A quorum may have voted for this very host before it was restarted.
+        return match superseded.certificate {
+            Some(certificate) if certificate.activation.host == mine.activation.host => {
+                Verdict::Mine(certificate)
+            }
+            _ => Verdict::Superseded(superseded),
+        };
     }
     match elect(&askers, &group, mine).await {
         Ok(certificate) => Verdict::Mine(certificate),

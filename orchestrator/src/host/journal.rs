@@ -16,7 +16,8 @@ use quorate_verifier::sign_log::{DataDir, Entry, FileStorage, PAYLOAD_BYTES_MAX,
 
 const FOLDER: &str = "vm";
 const IMAGE_FILE: &str = "image";
-const BASE_FILE: &str = "base.checkpoint";
+/// A journal larger than this is shortened: a newer base state replaces the inputs before it.
+const BYTES_MAX: u64 = 64 << 20;
 const KIND: u8 = 1;
 
 /// One entry.
@@ -123,12 +124,48 @@ impl Journal {
     pub fn adopt(&mut self, register: &Register) -> Result<(), JournalError> {
         self.dir.write(FOLDER, IMAGE_FILE, &register.image).map_err(JournalError::File)?;
         self.log.rewrite(&[entry(&Record::Created), entry(&Record::Vm(register.spec.clone()))])?;
+        self.remove_bases_but(None);
         Ok(())
     }
 
-    /// Where the base checkpoint belongs.
-    pub fn base_path(&self) -> PathBuf {
-        self.dir.path().join(FOLDER).join(BASE_FILE)
+    /// Where the base checkpoint of a slot belongs.
+    pub fn base_path(&self, slot: Slot) -> PathBuf {
+        self.dir.path().join(FOLDER).join(format!("base-{}.checkpoint", slot.0))
+    }
+
+    /// Whether a newer base state should replace the inputs before it.
+    pub fn is_long(&self) -> bool {
+        self.log.size() > BYTES_MAX
+    }
+
+    /// Replaces everything about the VM by what `history` says. Its base checkpoint must be durable.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn shorten(&mut self, history: &History) -> Result<(), JournalError> {
+        let Some(register) = &history.register else { return Ok(()) };
+        let mut records = vec![Record::Created, Record::Vm(register.spec.clone())];
+        records.extend(history.generations.iter().cloned().map(Record::Generation));
+        records.extend(history.base.clone().map(Record::Base));
+        records.extend(history.slots.iter().cloned().map(Record::Slot));
+        let entries: Vec<_> = records.iter().map(entry).collect();
+        self.log.rewrite(&entries)?;
+        self.remove_bases_but(history.base.as_ref().map(|base| base.certificate.statement.slot));
+        Ok(())
+    }
+
+    /// Frees the space of base checkpoints that no record names any more.
+    fn remove_bases_but(&self, kept: Option<Slot>) {
+        let kept = kept.map(|slot| self.base_path(slot));
+        let folder = self.dir.path().join(FOLDER);
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+        for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "checkpoint")) {
+            if Some(&path) != kept.as_ref()
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "an old checkpoint could not be removed");
+            }
+        }
     }
 }
 
@@ -144,7 +181,9 @@ impl History {
             Record::Base(base) => {
                 let first = base.certificate.statement.slot;
                 self.slots.retain(|slot| slot.proposal.statement.slot > first);
-                if let Some(activation) = &base.activation {
+                if let Some(activation) = &base.activation
+                    && !self.generations.contains(activation)
+                {
                     self.generations.insert(0, activation.clone());
                 }
                 self.base = Some(base);
@@ -239,6 +278,36 @@ mod tests {
         let (_, history) = Journal::open(folder.path()).unwrap();
         assert_eq!(history.register, Some(register()));
         assert_eq!(history.newest(), Some(Slot(1)));
+    }
+
+    #[test]
+    fn a_shortened_journal_begins_at_its_new_base() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(folder.path()).unwrap();
+        journal.adopt(&register()).unwrap();
+        (0..4).for_each(|number| journal.append(&slot(number)).unwrap());
+        let group = group(4, 1);
+        let statement = statement(&group, 2, 0);
+        let attestations = [0, 1, 2].map(|index| crate::testing::attestation(&statement, index)).to_vec();
+        let base = Base {
+            certificate: SlotCertificate { statement, attestations },
+            activation: None,
+            statements: Frontier::new(),
+        };
+        std::fs::write(journal.base_path(Slot(1)), b"old").unwrap();
+        std::fs::write(journal.base_path(Slot(2)), b"new").unwrap();
+        let Record::Slot(last) = slot(3) else { unreachable!() };
+        let shortened = History {
+            register: Some(register()),
+            base: Some(base.clone()),
+            slots: vec![last.clone()],
+            ..History::default()
+        };
+        journal.shorten(&shortened).unwrap();
+        assert!(!journal.base_path(Slot(1)).exists() && journal.base_path(Slot(2)).exists());
+        drop(journal);
+        let (_, history) = Journal::open(folder.path()).unwrap();
+        assert_eq!((history.base, history.slots), (Some(base), vec![last]));
     }
 
     #[test]

@@ -178,6 +178,11 @@ impl VmThread {
         self.remote.mailbox.control(Control::RunOn);
     }
 
+    /// Ends the thread and frees the machine. Questions are answered with a failure from then on.
+    pub fn end(&self) {
+        self.remote.mailbox.close();
+    }
+
     /// A handle for the questions below.
     pub fn remote(&self) -> VmRemote {
         self.remote.clone()

@@ -89,6 +89,11 @@ impl Window {
         self.notify();
     }
 
+    /// Frees the memory of all states.
+    pub fn forget_states(&self) {
+        self.lock().states.clear();
+    }
+
     /// Adds a certificate.
     pub fn certified(&self, certificate: SlotCertificate) {
         {

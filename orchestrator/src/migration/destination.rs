@@ -17,6 +17,8 @@ use quorate_attest::id::{Generation, Slot};
 /// What happened. Messages have been checked for form, signature and chain before they become inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
+    /// Pages of the base state are arriving.
+    Pulling,
     /// The base state is in place and matches its certificate.
     Loaded,
     /// A further slot arrived.

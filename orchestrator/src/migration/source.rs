@@ -18,6 +18,8 @@ use quorate_attest::id::{Generation, Slot};
 pub enum Input {
     /// The destination accepted the offer.
     Accepted,
+    /// The destination is still pulling the base state.
+    Pulling,
     /// The destination holds the base slot, verified and in place.
     Loaded(Slot),
     /// A slot was cut while the VM runs on.
@@ -198,6 +200,10 @@ impl Source {
             }
             Input::Certified(slot) => {
                 self.certified = self.certified.max(Some(slot));
+                if self.phase == Phase::Reclaiming && slot == self.newest {
+                    // Who asks for votes has to show this certificate.
+                    return vec![Effect::Reclaim];
+                }
                 let mut effects = self.freeze_when_caught_up();
                 effects.extend(self.relinquish_when_certified());
                 effects

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Agent, Event, Fatal};
 use crate::host::conduct::Step;
-use crate::host::journal::Record;
+use crate::host::journal::{Base, History, Record};
 use crate::host::link::{LinkEvent, LinkedVm};
 use crate::host::statement::{Frame, describe};
 use crate::host::vm_thread::{SlotState, VmEvent, VmFailure};
@@ -169,6 +169,7 @@ impl Agent {
                         self.release(&certified.outputs, Some(&certificate));
                         self.step_emigration(Input::Certified(slot))?;
                         self.immigration_certified(slot)?;
+                        self.shorten_journal(slot);
                         self.cut_when_due();
                     }
                     Ok(None) => {}
@@ -185,6 +186,51 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Makes the state of a certified slot the base of the journal, when the journal has become long.
+    fn shorten_journal(&mut self, slot: Slot) {
+        let Some(vm) = &mut self.vm else { return };
+        if !self.journal.is_long() || vm.shortening || !vm.running || self.emigration.is_some() {
+            return;
+        }
+        let (Some(certificate), Some(state)) = (vm.window.certificate(slot), vm.window.state(slot)) else {
+            return;
+        };
+        vm.shortening = true;
+        let activation = vm.activation.borrow().clone();
+        let base = Base { certificate, activation, statements: state.statements.clone() };
+        let (path, agent) = (self.journal.base_path(slot), self.handle.clone());
+        tokio::task::spawn_blocking(move || {
+            let written = state.checkpoint.write_full(&path).map_err(|error| error.to_string());
+            agent.send(Event::BaseWritten(Box::new(base), written));
+        });
+    }
+
+    /// The new base is durable: the inputs before it are not needed any more.
+    pub(super) fn base_written(&mut self, base: Base, written: Result<(), String>) -> Result<(), Fatal> {
+        let Some(vm) = &mut self.vm else { return Ok(()) };
+        vm.shortening = false;
+        if let Err(error) = written {
+            self.note(refusal("StorageSyncFailed", &error), "checkpoint");
+            return Ok(());
+        }
+        if !vm.running || self.emigration.is_some() {
+            return Ok(());
+        }
+        let first = base.certificate.statement.slot.0.saturating_add(1);
+        let newest = vm.head_slot().map_or(0, |slot| slot.0);
+        let slots =
+            (first..=newest).map(|slot| vm.window.proposal(Slot(slot)).map(|propose| (*propose).clone()));
+        let Some(slots) = slots.collect() else { return Ok(()) };
+        let history = History {
+            register: Some((*vm.register).clone()),
+            base: Some(base),
+            slots,
+            generations: vm.activations.clone(),
+            ..History::default()
+        };
+        Ok(tokio::task::block_in_place(|| self.journal.shorten(&history))?)
     }
 
     pub(super) fn verifier_name(&self, index: u16) -> String {

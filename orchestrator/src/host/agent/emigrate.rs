@@ -313,7 +313,7 @@ impl Agent {
                 {
                     let _ = operator.send(FromHost::Progress(progress));
                 }
-                Ok(())
+                self.step_emigration(Input::Pulling)
             }
             Some(FromHost::Refused(refused)) => {
                 self.decline_noted(refused, "destination");
@@ -374,6 +374,9 @@ impl Agent {
         if let Some(vm) = &mut self.vm {
             vm.running = false;
             vm.gone = true;
+            // Inputs and statements stay for verifiers that are behind; they get states from the new host.
+            vm.thread.end();
+            vm.window.forget_states();
         }
         self.dismiss_waiters();
         Ok(())

@@ -104,7 +104,7 @@ impl Agent {
             input_log,
             memory_bytes: register.spec.memory_bytes,
         };
-        self.spawn_pull(order, &register, answers.clone());
+        self.spawn_pull(base.statement.slot, order, &register, answers.clone());
         self.immigration = Some(Immigration {
             core,
             source,
@@ -127,16 +127,19 @@ impl Agent {
 
     fn spawn_pull(
         &self,
+        slot: Slot,
         order: pull::Order,
         register: &Arc<Register>,
         answers: mpsc::UnboundedSender<FromHost>,
     ) {
-        let (agent, register, base_path) =
-            (self.migration_handle(), Arc::clone(register), self.journal.base_path());
+        let (agent, register) = (self.migration_handle(), Arc::clone(register));
+        let base_path = self.journal.base_path(slot);
+        let reporter = agent.clone();
         tokio::task::spawn_blocking(move || {
             let progress = |done, total| {
-                let _ =
-                    answers.send(FromHost::Progress(Progress { phase: "base state".into(), done, total }));
+                let progress = Progress { phase: "base state".into(), done, total };
+                let _ = answers.send(FromHost::Progress(progress));
+                reporter.send(Event::Pulling);
             };
             let arrived = admit(&register)
                 .map_err(|failure| refused_by(&failure))

@@ -80,8 +80,12 @@ pub enum Event {
     Frozen(Box<Result<SlotState, VmFailure>>),
     /// A slot was replayed.
     Replayed(Slot, Box<Result<SlotState, VmFailure>>),
+    /// Pages of the base state are arriving.
+    Pulling,
     /// The base state was pulled.
     Arrived(Box<Result<Arrived, Refused>>),
+    /// A newer base checkpoint of the active VM is on stable storage.
+    BaseWritten(Box<super::journal::Base>, Result<(), String>),
     /// The base checkpoint is on stable storage.
     BaseDurable(Result<(), String>),
     /// The heads were asked for.
@@ -263,7 +267,9 @@ impl Agent {
             Event::Cut(result) => self.slot_cut(*result)?,
             Event::Frozen(result) => self.frozen(*result)?,
             Event::Replayed(slot, result) => self.slot_replayed(slot, *result)?,
+            Event::Pulling => self.step_immigration(crate::migration::destination::Input::Pulling)?,
             Event::Arrived(result) => self.base_arrived(*result)?,
+            Event::BaseWritten(base, result) => self.base_written(*base, result)?,
             Event::BaseDurable(result) => self.base_durable(result)?,
             Event::Heads(result) => self.heads_asked(result)?,
             Event::Elected(result) => self.votes_counted(result)?,

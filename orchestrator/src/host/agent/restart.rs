@@ -75,13 +75,13 @@ impl Agent {
 
     fn claim(&self, history: &History) -> Claim {
         let me = self.key();
+        // The base of a shortened journal belongs to this host's own generation, that of an arriving VM does not.
+        let is_generation_0 = history.base.as_ref().is_none_or(|base| base.activation.is_none());
         let mine = match (&history.generation, &history.register) {
             (Some(certificate), _) if certificate.activation.host == me => {
                 Some(certificate.activation.generation)
             }
-            (None, Some(register)) if register.spec.host == me && history.base.is_none() => {
-                Some(Generation(0))
-            }
+            (None, Some(register)) if register.spec.host == me && is_generation_0 => Some(Generation(0)),
             _ => None,
         };
         if let Some(relinquish) = &history.relinquished
@@ -113,7 +113,9 @@ impl Agent {
             Some((last, earlier)) => (earlier.to_vec(), Some(last.clone())),
             None => (Vec::new(), None),
         };
-        let (base, path) = (history.base.clone(), self.journal.base_path());
+        let base = history.base.clone();
+        let slot = base.as_ref().map_or(quorate_attest::id::Slot(0), |base| base.certificate.statement.slot);
+        let path = self.journal.base_path(slot);
         let rebuilt = tokio::task::spawn_blocking(move || -> Result<_, VmFailure> {
             let mut execution = match &base {
                 None => Execution::genesis(&image, memory_bytes).map_err(|e| VmFailure::of(e.kind(), e))?,

@@ -54,6 +54,8 @@ pub struct Vm {
     pub cutting: bool,
     /// Whether the guest consumed anything since the last cut.
     pub dirty: bool,
+    /// Whether a newer base of the journal is being written.
+    pub shortening: bool,
     /// Whether this host gave the VM away for good; what is left of it serves others that are behind.
     pub gone: bool,
     /// The input log up to the newest slot that arrived. Kept while the VM is followed from another host.
@@ -113,6 +115,7 @@ impl Vm {
             running: false,
             cutting: false,
             dirty: false,
+            shortening: false,
             gone: false,
             input_log,
             slot_clock: SlotClock::default(),
