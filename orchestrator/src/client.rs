@@ -104,7 +104,12 @@ impl Target {
     }
 
     /// Verifies an answer, remembers the head it proves, on disk first, and returns the reply.
-    fn accept(&self, request: &Request, floor: Option<Slot>, answer: &Answer) -> Result<Believed, AnswerRefused> {
+    fn accept(
+        &self,
+        request: &Request,
+        floor: Option<Slot>,
+        answer: &Answer,
+    ) -> Result<Believed, AnswerRefused> {
         let mut check = lock(&self.check);
         let before = check.head();
         let reply = check.check(request, floor, answer)?;
@@ -112,7 +117,9 @@ impl Target {
         if head != before
             && let Some(store) = &self.store
         {
-            store.save(&self.vm, &head).map_err(|error| AnswerRefused::Storage { error: error.to_string() })?;
+            store
+                .save(&self.vm, &head)
+                .map_err(|error| AnswerRefused::Storage { error: error.to_string() })?;
         }
         Ok(Believed { reply, generation: answer.generation, slot: answer.slot })
     }

@@ -247,6 +247,11 @@ impl Cluster {
         self.nodes.keys().cloned().collect()
     }
 
+    /// Nodes that ended without being asked to, with how they ended. Empty after [`Self::stop`] of a sound cluster.
+    pub fn ended_early(&self) -> Vec<String> {
+        self.nodes.values().filter_map(Node::ended_early).collect()
+    }
+
     /// Whether a node has a conduct of its own.
     pub fn is_faulty(&self, name: &str) -> bool {
         self.plan.conducts.contains_key(name)
@@ -330,7 +335,8 @@ impl Cluster {
         &self,
         verifiers: &[(String, std::net::SocketAddr)],
     ) -> Result<Vec<(String, Node)>, ClusterError> {
-        let places = files::free_places(self.plan.hosts.len()).map_err(ClusterError::io("find a free port"))?;
+        let places =
+            files::free_places(self.plan.hosts.len()).map_err(ClusterError::io("find a free port"))?;
         let hosts: Vec<_> = self.plan.hosts.iter().cloned().zip(places).collect();
         for (name, place) in &hosts {
             self.folder.write_host(&self.plan, name, *place, verifiers, &hosts)?;

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod certify;
+pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod host;

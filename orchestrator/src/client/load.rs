@@ -272,7 +272,8 @@ async fn read_back_all(
 /// The system gives no random bytes.
 pub fn random_key() -> Result<SecretKey, TransportError> {
     let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| TransportError::Connection(format!("random bytes: {error}")))?;
+    getrandom::fill(&mut seed)
+        .map_err(|error| TransportError::Connection(format!("random bytes: {error}")))?;
     Ok(SecretKey::from_seed(seed))
 }
 

@@ -166,7 +166,9 @@ impl VmClient {
             match self.attempt(host, floor, &request).await {
                 Next::Believe(believed) => return Ok(believed),
                 // That the VM is elsewhere is an answer as well.
-                Next::Host(_, kind) if kind == "Moved" => return Err(CallError::NoAnswer { limit, last: kind }),
+                Next::Host(_, kind) if kind == "Moved" => {
+                    return Err(CallError::NoAnswer { limit, last: kind });
+                }
                 Next::Host(_, kind) => {
                     last = kind;
                     sleep(NEXT_HOST_PAUSE * 4).await;

@@ -143,11 +143,7 @@ impl World {
         for verifier in 0..votes {
             tally.add(verifier, activation.sign(&key(10 + verifier as u8))).unwrap();
         }
-        tally.certificate().unwrap_or(ActivationCertificate {
-            activation,
-            cause,
-            attestations: Vec::new(),
-        })
+        tally.certificate().unwrap_or(ActivationCertificate { activation, cause, attestations: Vec::new() })
     }
 }
 
@@ -291,7 +287,9 @@ fn reply_to_another_request_or_nonce_is_refused() {
 fn answer_older_than_what_was_known_at_the_question_is_stale() {
     let world = World::new(OutputPolicy::Certified);
     let (mut check, request) = (world.check(), world.request(1));
-    for (floor, accepted) in [(None, true), (Some(Slot(2)), true), (Some(Slot(3)), false), (Some(Slot(9)), false)] {
+    for (floor, accepted) in
+        [(None, true), (Some(Slot(2)), true), (Some(Slot(3)), false), (Some(Slot(9)), false)]
+    {
         let result = check.check(&request, floor, &world.answer(0, 3, &request));
         assert_eq!(result.is_ok(), accepted, "{floor:?}");
         if let Err(error) = result {

@@ -63,6 +63,7 @@ pub struct Node {
     launch: Launch,
     child: Child,
     listening: Listening,
+    early: Option<ExitStatus>,
 }
 
 impl Node {
@@ -79,10 +80,11 @@ impl Node {
             Ok(Some(listening)) => {
                 // Nobody reads what else it says, but the pipe must not fill up.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-                Ok(Self { launch, child, listening })
+                Ok(Self { launch, child, listening, early: None })
             }
             Ok(None) => {
-                let status = child.wait().await.map_err(ClusterError::io(format!("wait for {}", launch.name)))?;
+                let status =
+                    child.wait().await.map_err(ClusterError::io(format!("wait for {}", launch.name)))?;
                 let tail = tail(&launch.log);
                 Err(ClusterError::NodeFailed { name: launch.name, status, tail })
             }
@@ -113,8 +115,14 @@ impl Node {
         self.child.try_wait().ok().flatten()
     }
 
+    /// How it ended, if it did before it was asked to.
+    pub fn ended_early(&self) -> Option<String> {
+        self.early.map(|status| format!("{} with {status}", self.launch.name))
+    }
+
     /// Asks the process to end.
     pub fn terminate(&mut self) {
+        self.early = self.early.or(self.exit());
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
             // It may have ended by itself in the meantime.
@@ -159,7 +167,12 @@ fn command(launch: &Launch) -> Result<Command, ClusterError> {
         .open(&launch.log)
         .map_err(ClusterError::io(format!("open {}", launch.log.display())))?;
     let mut command = Command::new(&launch.program);
-    command.args(&launch.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+    command
+        .args(&launch.arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .kill_on_drop(true);
     // What nodes refuse is read from their logs, whatever filter the user has set for other programs.
     command.env("RUST_LOG", "info").env("QUORATE_LOG", "info");
     Ok(command)
@@ -208,7 +221,8 @@ mod tests {
         assert_eq!(parse("listening 127.0.0.1:5"), Some(Listening { messages, bulk: None }));
         let both = Some(Listening { messages, bulk: Some("127.0.0.1:6".parse().unwrap()) });
         assert_eq!(parse("listening 127.0.0.1:5 bulk 127.0.0.1:6"), both);
-        for text in ["", "listening", "listening x", "listening 127.0.0.1:5 bulk", "is listening 127.0.0.1:5"] {
+        for text in ["", "listening", "listening x", "listening 127.0.0.1:5 bulk", "is listening 127.0.0.1:5"]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -134,6 +134,11 @@ impl Image {
         self.0.segments.iter().map(|segment| (segment.extent.start, &self.0.elf[segment.file.clone()]))
     }
 
+    /// Number of named addresses in the text.
+    pub fn symbols(&self) -> usize {
+        self.0.symbols.count()
+    }
+
     /// The symbol an address of the text belongs to, and the distance from its start. Names are as the linker left them.
     pub fn symbol_of(&self, address: u64) -> Option<(&str, u64)> {
         self.0.symbols.at(address)

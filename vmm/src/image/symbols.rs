@@ -62,6 +62,11 @@ impl Symbols {
         Ok(Self(named))
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The symbol an address belongs to and the distance from it.
     pub(super) fn at(&self, address: u64) -> Option<(&str, u64)> {
         let behind = self.0.partition_point(|named| named.start <= address);

@@ -1,0 +1,91 @@
+//! Statements as JSON, with the fields of the offline audit: kind, group, epoch, instance, seq, body, signers, q.
+
+use quorate_attest::certificate::Certificate;
+use quorate_attest::group::GroupConfig;
+use quorate_attest::id::to_hex;
+use quorate_attest::key::PublicKey;
+use quorate_attest::statement::{Kind, Statement};
+use quorate_attest::vm::{ActivationCertificate, Cause, Mode, SlotBody, SlotCertificate};
+use serde_json::{Value, json};
+
+use super::super::output::short;
+
+/// Name of a host, or the first digits of its key.
+pub fn host_name(group: &GroupConfig, key: &PublicKey) -> String {
+    let host = group.hosts.iter().find(|host| host.key == *key);
+    host.map_or_else(|| format!("host {}", short(key)), |host| host.name.clone())
+}
+
+/// Names of verifiers.
+pub fn verifier_names(group: &GroupConfig, indexes: impl IntoIterator<Item = u16>) -> Vec<String> {
+    let name = |index: u16| match group.members.get(usize::from(index)) {
+        Some(member) => member.name.clone(),
+        None => format!("verifier {index} (of no member)"),
+    };
+    indexes.into_iter().map(name).collect()
+}
+
+/// A certified slot.
+pub fn slot(certificate: &SlotCertificate, group: &GroupConfig) -> Value {
+    let statement = &certificate.statement;
+    let signers = certificate.attestations.iter().map(|attestation| attestation.verifier);
+    let modes = certificate.attestations.iter().map(|attestation| match attestation.mode {
+        Mode::Replayed => "REPLAYED",
+        Mode::Sampled => "SAMPLED",
+    });
+    let mut value = scope(&statement.to_statement(Kind::SLOT_REPLAYED), group);
+    value["statement"] = json!(statement.digest());
+    value["body"] = slot_body(&statement.body);
+    value["signers"] = json!(verifier_names(group, signers));
+    value["modes"] = json!(modes.collect::<Vec<_>>());
+    value
+}
+
+/// A certified generation.
+pub fn activation(certificate: &ActivationCertificate, group: &GroupConfig) -> Value {
+    let activation = &certificate.activation;
+    let signers = certificate.attestations.iter().map(|(verifier, _)| *verifier);
+    let mut value = scope(&activation.to_statement(), group);
+    value["body"] = json!({
+        "generation": activation.generation, "slot": activation.slot, "statement": activation.statement,
+        "host": activation.host, "host_name": host_name(group, &activation.host),
+        "instance": activation.instance, "cause": activation.cause,
+        "cause_kind": match &certificate.cause {
+            Cause::Relinquish(_) => "relinquish",
+            Cause::Recovery(_) => "recovery",
+        },
+    });
+    value["signers"] = json!(verifier_names(group, signers));
+    value
+}
+
+/// Any other certificate.
+pub fn certificate(certificate: &Certificate, group: &GroupConfig) -> Value {
+    let signers = certificate.signatures.iter().map(|(verifier, _)| *verifier);
+    let mut value = scope(&certificate.statement, group);
+    value["body"] = json!(to_hex(&certificate.statement.body));
+    value["signers"] = json!(verifier_names(group, signers));
+    value
+}
+
+/// The fields that every statement has, and the quorum they need.
+pub fn scope(statement: &Statement, group: &GroupConfig) -> Value {
+    json!({
+        "kind": statement.kind.to_string(), "group": statement.group, "epoch": statement.epoch,
+        "instance": statement.instance, "seq": statement.seq,
+        "q": group.rule().ok().map(|rule| rule.quorum()),
+    })
+}
+
+/// What is certified about a slot.
+pub fn slot_body(body: &SlotBody) -> Value {
+    json!({
+        "generation": body.generation, "image": body.image, "machine_version": body.machine_version,
+        "platform": body.platform, "page_root": body.page_root, "page_count": body.page_count, "cpu": body.cpu,
+        "device": body.device, "input_root": body.input_root, "first_input": body.first_input,
+        "end_input": body.end_input, "ordered": body.ordered, "client_signed": body.client_signed,
+        "unauthenticated": body.unauthenticated, "output_root": body.output_root,
+        "output_count": body.output_count, "doorbells": body.doorbells, "previous": body.previous,
+        "host": body.host,
+    })
+}

@@ -1,0 +1,143 @@
+//! `quorate verify`: checks certificates, proofs and chains as files. No network, and no clock unless
+//! `--not-older-than` asks for one.
+//!
+//! What is expected (group, VM, policy, statement) comes from the command line. Where it is not given, files beside the
+//! checked one are used and named in the output: then the result says that the files fit together, and it is as good as
+//! the way by which the group file came here.
+
+mod chain;
+mod describe;
+mod finding;
+mod freshness;
+mod log_proof;
+mod material;
+mod single;
+mod trust;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::exit;
+use super::failure::Failure;
+use super::output::{Output, Tone};
+use finding::Finding;
+use freshness::Age;
+use trust::Trust;
+
+/// Checks certificates, proofs and chains as files, offline.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quorate verify certificates/                               everything in a folder, and that it is one chain
+  quorate verify slot-000042.cert --group group.toml --vm ID
+  quorate verify --policy policy.txt --statement slot-000042.statement slot-000042.tlog-proof
+  quorate verify head.note --policy policy.txt --not-older-than 10m
+  quorate verify a/slot-000042.cert b/slot-000042.cert       do two certificates contradict each other?
+
+Exit codes: 0 valid, 1 invalid (the first rule that failed is named), 2 usage or unreadable file,
+3 valid but older than demanded.")]
+pub struct Arguments {
+    /// Files (certificates, proofs, notes, evidence) or folders with a chain.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// The group that is expected (TOML). Default: group.toml beside the first path.
+    #[arg(long, value_name = "FILE")]
+    group: Option<PathBuf>,
+    /// The VM that is expected. Default: the one of vm.spec beside the first path.
+    #[arg(long, value_name = "ID")]
+    vm: Option<String>,
+    /// The VM's image, to compute its genesis: name of a built-in image or ELF file. Default: by the digest in vm.spec.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// The C2SP policy for notes and proofs. Default: policy.txt beside the first path, or the group's own.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// The statement a proof is about. Default: the file of the same name that ends in .statement.
+    #[arg(long, value_name = "FILE")]
+    statement: Option<PathBuf>,
+    /// Refuse attestations that were only sampled.
+    #[arg(long)]
+    replayed_only: bool,
+    /// Demand cosignatures not older than this: 90s, 10m, 2h, 7d, or @SECONDS of POSIX time.
+    #[arg(long, value_name = "AGE")]
+    not_older_than: Option<Age>,
+    /// Demand that the newest slot is at least this one.
+    #[arg(long, value_name = "SLOT")]
+    min_slot: Option<u64>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
+    let trust = Trust::gather(arguments)?;
+    trust.describe(output);
+    let findings = examine(arguments, &trust)?;
+    for finding in &findings {
+        finding.print(output);
+    }
+    Ok(conclude(&findings, output))
+}
+
+/// Checks everything that was named, each file alone and all of them together.
+fn examine(arguments: &Arguments, trust: &Trust) -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    let mut certificates = Vec::new();
+    for path in &arguments.paths {
+        let is_folder = path.is_dir();
+        let materials = if is_folder { material::read_folder(path)? } else { vec![material::read_file(path)?] };
+        if is_folder && materials.is_empty() {
+            let failure = Failure::usage(format!("{} contains nothing that can be verified", path.display()));
+            return Err(failure.next("name a folder of certificates, such as a demo leaves"));
+        }
+        if is_folder {
+            findings.extend(chain::check(trust, &materials)?);
+        } else {
+            for item in &materials {
+                findings.push(single::check(trust, item)?);
+            }
+        }
+        certificates.extend(materials.into_iter().filter_map(material::Item::certificate));
+    }
+    findings.extend(chain::conflicts(trust, &certificates));
+    findings.extend(freshness::check_slot(trust, &certificates));
+    Ok(findings)
+}
+
+/// Prints the verdict and returns the exit code.
+fn conclude(findings: &[Finding], output: &Output) -> u8 {
+    let (replayed, sampled) = findings
+        .iter()
+        .fold((0, 0), |(replayed, sampled), finding| (replayed + finding.replayed, sampled + finding.sampled));
+    let failed = findings.iter().find_map(|finding| finding.failed.clone());
+    let stale = findings.iter().find_map(|finding| finding.stale.clone());
+    if replayed + sampled > 0 {
+        output.line(&format!("attestations: {replayed} REPLAYED, {sampled} SAMPLED"));
+        if replayed == 0 {
+            let warning = "nobody has executed these transitions again: the chain is SAMPLED only";
+            output.line(&output.tint(Tone::Notable, warning));
+        }
+    }
+    let (result, code) = match (&failed, &stale) {
+        (Some((kind, detail)), _) => {
+            eprintln!("invalid: {kind}: {detail}");
+            ("invalid", exit::REFUSED)
+        }
+        (None, Some(detail)) => {
+            eprintln!("valid, but older than demanded: {detail}");
+            ("stale", exit::STALE)
+        }
+        (None, None) => ("valid", exit::OK),
+    };
+    let tone = if code == exit::OK { Tone::Good } else { Tone::Bad };
+    output.line(&output.tint(tone, result));
+    output.object(&json!({
+        "result": result, "checked": findings.len(), "replayed": replayed, "sampled": sampled,
+        "sampled_only": replayed == 0 && sampled > 0,
+        "rule_failed": failed.as_ref().map(|(kind, _)| kind), "error_kind": failed.as_ref().map(|(kind, _)| kind),
+        "error": failed.map(|(_, detail)| detail), "stale": stale,
+    }));
+    code
+}

@@ -1,0 +1,154 @@
+//! What is expected of the files: taken from the command line, or from files beside them.
+
+use std::path::{Path, PathBuf};
+
+use quorate_attest::encoding::Bounded;
+use quorate_attest::group::GroupConfig;
+use quorate_attest::id::VmId;
+use quorate_attest::policy::Policy;
+use quorate_attest::statement::{Expected, Kind};
+use quorate_attest::vm::VmSpec;
+use quorate_guest_images::ALL;
+use quorate_verifier::config::group_file;
+use quorate_vmm::Image;
+
+use super::super::failure::Failure;
+use super::super::image;
+use super::super::output::{Output, Tone, short};
+use super::Arguments;
+use super::freshness::Age;
+use super::material::read_bytes;
+
+/// Everything a check may rely on.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// The group, where it is known.
+    pub group: Option<GroupConfig>,
+    /// The VM, where it is known.
+    pub vm: Option<VmId>,
+    /// Its specification, where it is known.
+    pub spec: Option<VmSpec>,
+    /// Its image, where it is known.
+    pub image: Option<Image>,
+    /// The policy for notes and proofs.
+    pub policy: Option<Policy>,
+    /// The statement that a proof is about.
+    pub statement: Option<Vec<u8>>,
+    /// The weakest attestation that counts.
+    pub weakest: Kind,
+    /// Oldest cosignature that counts.
+    pub age: Option<Age>,
+    /// Lowest newest slot.
+    pub slot_min: Option<u64>,
+    sources: Vec<String>,
+}
+
+impl Trust {
+    /// Reads what the arguments name, and what lies beside the first path.
+    pub fn gather(arguments: &Arguments) -> Result<Self, Failure> {
+        let beside = beside(&arguments.paths);
+        let mut sources = Vec::new();
+        let mut find = |given: &Option<PathBuf>, name: &str| -> Option<PathBuf> {
+            if let Some(path) = given {
+                return Some(path.clone());
+            }
+            let path = beside.join(name);
+            path.is_file().then(|| {
+                sources.push(name.to_owned());
+                path
+            })
+        };
+        let group = find(&arguments.group, "group.toml").map(|path| group_file::read(&path)).transpose()?;
+        let spec = find(&None, "vm.spec").map(|path| read_spec(&path)).transpose()?;
+        let policy = find(&arguments.policy, "policy.txt").map(|path| read_policy(&path)).transpose()?;
+        let policy = match (policy, &group) {
+            (None, Some(group)) => Some(policy_of(group)?),
+            (policy, _) => policy,
+        };
+        let (vm, spec) = expected_vm(arguments, spec)?;
+        let image = image_of(arguments, spec.as_ref())?;
+        let statement = arguments.statement.as_deref().map(read_bytes).transpose()?;
+        let weakest = if arguments.replayed_only { Kind::SLOT_REPLAYED } else { Kind::SLOT_SAMPLED };
+        let (age, slot_min) = (arguments.not_older_than, arguments.min_slot);
+        Ok(Self { group, vm, spec, image, policy, statement, weakest, age, slot_min, sources })
+    }
+
+    /// The group, or how to name one.
+    pub fn group(&self) -> Result<&GroupConfig, Failure> {
+        let failure = || Failure::usage("nothing says which group is expected");
+        self.group.as_ref().ok_or_else(|| failure().next("name its file with --group FILE"))
+    }
+
+    /// What is expected of a statement.
+    pub fn expect(&self, kind: Kind) -> Result<(&GroupConfig, Expected), Failure> {
+        let group = self.group()?;
+        let failure = || Failure::usage("nothing says which VM is expected");
+        let vm = self.vm.ok_or_else(|| failure().next("name it with --vm ID (64 hexadecimal digits)"))?;
+        Ok((group, group.expect(vm, kind)))
+    }
+
+    /// Tells people what the result rests on.
+    pub fn describe(&self, output: &Output) {
+        if let Some(group) = &self.group {
+            let quorum = group.rule().map_or(0, |rule| rule.quorum());
+            output.line(&format!(
+                "group {} ({}), {quorum} of {} verifiers are a quorum, at most {} may be Byzantine",
+                group.name,
+                short(group.id()),
+                group.members.len(),
+                group.f,
+            ));
+        }
+        if let Some(vm) = &self.vm {
+            let name = self.spec.as_ref().map_or("", |spec| &spec.name);
+            output.line(&format!("VM {name} ({})", short(vm)));
+        }
+        if !self.sources.is_empty() {
+            let note = format!("expectations from {} beside the files", self.sources.join(", "));
+            output.line(&output.tint(Tone::Faint, &note));
+        }
+    }
+}
+
+fn beside(paths: &[PathBuf]) -> PathBuf {
+    match paths.first() {
+        Some(path) if path.is_dir() => path.clone(),
+        Some(path) => path.parent().map(Path::to_owned).unwrap_or_default(),
+        None => PathBuf::new(),
+    }
+}
+
+fn read_spec(path: &Path) -> Result<VmSpec, Failure> {
+    VmSpec::decoded(&read_bytes(path)?).map_err(|error| Failure::file(path, error))
+}
+
+fn read_policy(path: &Path) -> Result<Policy, Failure> {
+    Policy::parse(&read_bytes(path)?).map_err(|error| Failure::file(path, error))
+}
+
+fn policy_of(group: &GroupConfig) -> Result<Policy, Failure> {
+    let text = Policy::text_for_group(group, None).map_err(|error| Failure::usage(error.to_string()))?;
+    Policy::parse(text.as_bytes()).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// The VM named on the command line wins; a specification of another VM is of no use then.
+fn expected_vm(
+    arguments: &Arguments,
+    spec: Option<VmSpec>,
+) -> Result<(Option<VmId>, Option<VmSpec>), Failure> {
+    let given: Option<VmId> = match &arguments.vm {
+        Some(text) => Some(text.parse().map_err(|error| Failure::usage(format!("--vm: {error}")))?),
+        None => None,
+    };
+    let vm = given.or_else(|| spec.as_ref().map(VmSpec::id));
+    let spec = spec.filter(|spec| Some(spec.id()) == vm);
+    Ok((vm, spec))
+}
+
+fn image_of(arguments: &Arguments, spec: Option<&VmSpec>) -> Result<Option<Image>, Failure> {
+    if let Some(name) = &arguments.image {
+        return Ok(Some(Image::admit(&image::load(name)?)?));
+    }
+    let built_in = spec.and_then(|spec| ALL.iter().find(|image| image.digest() == *spec.image.as_bytes()));
+    Ok(built_in.map(|image| Image::admit(image.elf)).transpose()?)
+}
