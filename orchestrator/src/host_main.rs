@@ -72,7 +72,7 @@ pub fn run(arguments: &Arguments, conduct: Arc<dyn Conduct>) -> ExitCode {
 }
 
 fn start_log(json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("QUORATE_LOG").unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if json { log.json().try_init() } else { log.with_ansi(false).try_init() };
     if let Err(error) = started {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use quorate_attest::id::{Slot, VmId};
 use quorate_attest::key::{PublicKey, SecretKey};
 use quorate_attest::vm::{ActivationCertificate, Recovery, SlotCertificate, VmSpec};
-use quorate_transport::{Connection, Endpoint, Exchange, Limits, Members, Role, TransportError};
+use crate::host::limits;
+use quorate_transport::{Connection, Endpoint, Exchange, Members, Role, TransportError};
 use quorate_verifier::protocol::Refused;
 use tokio::sync::Mutex;
 
@@ -92,7 +93,7 @@ impl Dialler {
     pub fn new(key: &SecretKey, role: Role, hosts: Vec<HostPeer>) -> Result<Self, TransportError> {
         let members = hosts.iter().fold(Members::new(), |members, host| members.with(host.key, Role::Host));
         let any = SocketAddr::from(([0, 0, 0, 0], 0));
-        let endpoint = Endpoint::bind_as(any, key, role, Arc::new(members), Limits::default())?;
+        let endpoint = Endpoint::bind_as(any, key, role, Arc::new(members), limits())?;
         let connections = hosts.iter().map(|_| Mutex::default()).collect();
         Ok(Self { endpoint, hosts, connections })
     }

@@ -191,7 +191,11 @@ impl VmClient {
                 self.dialler.forget(host).await;
                 return self.elsewhere(host, error.kind());
             }
-            Err(_) => return self.elsewhere(host, "PeerTimeout"),
+            Err(_) => {
+                // The host may have been restarted under a connection that nobody closed.
+                self.dialler.forget(host).await;
+                return self.elsewhere(host, "PeerTimeout");
+            }
         };
         match answer {
             FromHost::Answer(answer) => match self.target.accept(request, floor, &answer) {

@@ -66,7 +66,7 @@ pub async fn run(
 ) -> Result<(), HostError> {
     let (journal, history) = Journal::open(&loaded.config.data_dir).map_err(Fatal::from)?;
     let directory = Arc::new(directory(&loaded));
-    let endpoint = Endpoint::bind(loaded.config.listen, &loaded.key, directory, Limits::default())?;
+    let endpoint = Endpoint::bind(loaded.config.listen, &loaded.key, directory, limits())?;
     let states = StateServer::bind(&endpoint.bulk(), loaded.config.bulk_listen, Arc::clone(&conduct))?;
     let (listen, bulk) = (endpoint.local_addr()?, states.local_addr());
     let mut agent = Agent::new(loaded, conduct, endpoint.clone(), states, journal);
@@ -82,6 +82,14 @@ pub async fn run(
     door.abort();
     endpoint.close().await;
     Ok(result?)
+}
+
+/// A peer that was killed closes nothing: its connections must be found dead before anybody waits long for them.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Limits of a host's connections, and of those of its clients.
+pub(crate) fn limits() -> Limits {
+    Limits { idle: IDLE, ..Limits::default() }
 }
 
 fn directory(loaded: &Loaded) -> Members {

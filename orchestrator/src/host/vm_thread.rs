@@ -11,7 +11,7 @@ use quorate_attest::id::{InputRoot, OutputRoot};
 use quorate_attest::merkle::{Frontier, Sha256Tree};
 use quorate_attest::vm::SlotStatement;
 use quorate_verifier::core::{Observed, Refusal, compare};
-use quorate_verifier::protocol::{SLOT_INPUT_BYTES_MAX, SLOT_INPUTS_MAX};
+use quorate_verifier::protocol::{SLOT_DOORBELLS_MAX, SLOT_INPUT_BYTES_MAX, SLOT_INPUTS_MAX};
 use quorate_vmm::checkpoint::Checkpoint;
 use quorate_vmm::execution::{Execution, Stop};
 use quorate_vmm::snapshot::PageSnapshot;
@@ -160,6 +160,7 @@ impl VmThread {
             running: false,
             ended: None,
             full: false,
+            cut_at: 0,
             fed_bytes: 0,
             fed: 0,
         };
@@ -189,38 +190,32 @@ impl VmThread {
     }
 }
 
+/// What the VM thread will answer. The question is in its queue when this value exists, whether or not it is awaited:
+/// questions are served in the order in which they were asked.
+pub type Pending<T> = std::pin::Pin<Box<dyn Future<Output = Result<T, VmFailure>> + Send>>;
+
 impl VmRemote {
-    /// Ends the slot at the next doorbell; the guest runs on.
-    ///
-    /// # Errors
-    /// The guest has ended or the machine failed.
-    pub async fn cut(self) -> Result<SlotState, VmFailure> {
-        self.ask(Control::Cut).await
+    /// Ends the slot at the next doorbell; the guest runs on. Fails when the guest has ended or the machine failed.
+    pub fn cut(&self) -> Pending<SlotState> {
+        self.ask(Control::Cut)
     }
 
     /// Stops the guest at the next doorbell and ends the slot there. Inputs still queued are forgotten: their clients
-    /// repeat them where the VM runs next.
-    ///
-    /// # Errors
-    /// The guest has ended or the machine failed.
-    pub async fn freeze(self) -> Result<SlotState, VmFailure> {
-        self.ask(Control::Freeze).await
+    /// repeat them where the VM runs next. Fails when the guest has ended or the machine failed.
+    pub fn freeze(&self) -> Pending<SlotState> {
+        self.ask(Control::Freeze)
     }
 
-    /// Replays inputs to exactly the position and ends the slot there.
-    ///
-    /// # Errors
-    /// The replay diverged; the instance is of no further use.
-    pub async fn replay(self, inputs: Vec<Vec<u8>>, until: Position) -> Result<SlotState, VmFailure> {
-        self.ask(|answer| Control::Replay { inputs, until, answer }).await
+    /// Replays inputs to exactly the position and ends the slot there. When it fails the instance is of no further use.
+    pub fn replay(&self, inputs: Vec<Vec<u8>>, until: Position) -> Pending<SlotState> {
+        self.ask(|answer| Control::Replay { inputs, until, answer })
     }
 
-    async fn ask<T>(&self, message: impl FnOnce(Answer<T>) -> Control) -> Result<T, VmFailure> {
+    fn ask<T: Send + 'static>(&self, message: impl FnOnce(Answer<T>) -> Control) -> Pending<T> {
         let (answer, result) = oneshot::channel();
-        if !self.mailbox.control(message(answer)) {
-            return Err(VmFailure::gone());
-        }
-        result.await.unwrap_or_else(|_| Err(VmFailure::gone()))
+        // A question to a thread that has ended is dropped, and so is its answer channel.
+        self.mailbox.control(message(answer));
+        Box::pin(async move { result.await.unwrap_or_else(|_| Err(VmFailure::gone())) })
     }
 }
 
@@ -230,8 +225,10 @@ struct Worker {
     events: mpsc::UnboundedSender<VmEvent>,
     running: bool,
     ended: Option<VmFailure>,
-    /// The interval can hold no more outputs; the guest waits for the next cut.
+    /// The slot can hold no more; the guest waits for the next cut.
     full: bool,
+    /// Doorbells rung at the last cut.
+    cut_at: u64,
     fed_bytes: usize,
     fed: usize,
 }
@@ -278,8 +275,8 @@ impl Worker {
             return self.end(VmFailure::of(error.kind(), error));
         }
         self.advance(mailbox);
-        let full = self.fed_bytes > SLOT_INPUT_BYTES_MAX / 4 || self.fed > SLOT_INPUTS_MAX / 2;
-        self.tell(if full { VmEvent::SlotFull } else { VmEvent::Progress });
+        self.full |= self.fed_bytes > SLOT_INPUT_BYTES_MAX / 4 || self.fed > SLOT_INPUTS_MAX / 2;
+        self.tell(if self.full { VmEvent::SlotFull } else { VmEvent::Progress });
     }
 
     /// Runs the guest until it waits for an input. A guest that works long yields now and then, which is when control
@@ -300,6 +297,11 @@ impl Worker {
                 Stop::Yielded => {
                     if let Some(message) = mailbox.try_control() {
                         self.obey(message, mailbox);
+                    }
+                    let rung = self.execution.position().doorbells.saturating_sub(self.cut_at);
+                    if rung > SLOT_DOORBELLS_MAX / 2 {
+                        self.full = true;
+                        return self.tell(VmEvent::SlotFull);
                     }
                 }
                 Stop::Finished { code } => {
@@ -327,7 +329,7 @@ impl Worker {
         let measurement = cut.pages.measurement;
         let checkpoint = Checkpoint::take(&mut self.execution, &measurement, &self.pages)
             .map_err(|error| VmFailure::of(error.kind(), error))?;
-        (self.fed, self.fed_bytes) = (0, 0);
+        (self.fed, self.fed_bytes, self.cut_at) = (0, 0, measurement.position.doorbells);
         Ok(SlotState {
             measurement,
             input_root: cut.input_root,

@@ -101,7 +101,8 @@ impl Agent {
     fn spawn_cut(&self) {
         let Some(vm) = &self.vm else { return };
         let (agent, remote) = (self.handle.clone(), vm.thread.remote());
-        tokio::spawn(async move { agent.send(Event::Cut(Box::new(remote.cut().await))) });
+        let cut = remote.cut();
+        tokio::spawn(async move { agent.send(Event::Cut(Box::new(cut.await))) });
     }
 
     pub(super) fn slot_cut(&mut self, result: Result<SlotState, VmFailure>) -> Result<(), Fatal> {

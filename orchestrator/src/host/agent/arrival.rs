@@ -18,7 +18,7 @@ impl Agent {
         let group = &self.loaded.group;
         let of = |error: &quorate_attest::VerifyError| refusal(error.kind(), error);
         let vm = offer.spec.id();
-        offer.base.verify(group, &group.expect(vm, Kind::SLOT_REPLAYED)).map_err(|e| of(&e))?;
+        offer.base.verify(group, &group.expect(vm, Kind::SLOT_SAMPLED)).map_err(|e| of(&e))?;
         let statement = &offer.base.statement;
         let body = &statement.body;
         // The slot may stem from the generation before the source's own, which began with exactly this slot.
@@ -90,7 +90,7 @@ impl Agent {
             ));
         }
         let before = &handover.before;
-        before.verify(group, &group.expect(vm.id, Kind::SLOT_REPLAYED)).map_err(|e| refusal(e.kind(), &e))?;
+        before.verify(group, &group.expect(vm.id, Kind::SLOT_SAMPLED)).map_err(|e| refusal(e.kind(), &e))?;
         if before.statement.digest() != statement.body.previous {
             return Err(refusal("LogChainBroken", &"the certificate is not of the slot before"));
         }

@@ -171,7 +171,8 @@ impl Agent {
         vm.cutting = true;
         let remote = vm.thread.remote();
         let agent = self.handle.clone();
-        tokio::spawn(async move { agent.send(Event::Frozen(Box::new(remote.freeze().await))) });
+        let frozen = remote.freeze();
+        tokio::spawn(async move { agent.send(Event::Frozen(Box::new(frozen.await))) });
     }
 
     pub(super) fn frozen(&mut self, result: Result<SlotState, VmFailure>) -> Result<(), Fatal> {

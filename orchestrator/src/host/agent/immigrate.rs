@@ -31,6 +31,8 @@ use crate::protocol::{
 
 /// Statements shown to the head inquiry as known.
 const HISTORY_MAX: u64 = 64;
+/// Slots that may arrive before the base state is in place. Each carries bounded inputs.
+const QUEUED_MAX: usize = 64;
 
 /// A base state that was pulled and verified.
 #[derive(Debug)]
@@ -55,6 +57,8 @@ pub struct Immigration {
     queued: BTreeMap<Slot, Propose>,
     base_durable: bool,
     handover_waits: bool,
+    /// Whether the last slot came with the handover and is not in the journal yet.
+    last_is_new: bool,
     handover: Option<Handover>,
     instance: Nonce,
     elected: Option<ActivationCertificate>,
@@ -115,6 +119,7 @@ impl Agent {
             queued: BTreeMap::new(),
             base_durable: false,
             handover_waits: false,
+            last_is_new: false,
             handover: None,
             instance: Nonce::from_bytes(fresh()?),
             elected: None,
@@ -220,6 +225,9 @@ impl Agent {
         let Some(immigration) = &mut self.immigration else { return Ok(()) };
         if self.vm.as_ref().is_none_or(|vm| vm.running) {
             // The base is still on its way; the order is checked when it is there.
+            if immigration.queued.len() >= QUEUED_MAX {
+                return self.immigration_fails(refusal("TransferBudgetExceeded", &"too many slots before the base"));
+            }
             immigration.queued.insert(slot, propose);
             return self.step_immigration(Input::Slot(slot));
         }
@@ -250,6 +258,9 @@ impl Agent {
         if self.vm.as_ref().and_then(Vm::head_slot).is_some_and(|head| slot > head) {
             if let Err(why) = self.accept_slot(&last) {
                 return self.immigration_fails(why);
+            }
+            if let Some(immigration) = &mut self.immigration {
+                immigration.last_is_new = true;
             }
             self.step_immigration(Input::Slot(slot))?;
         }
@@ -352,14 +363,14 @@ impl Agent {
             return Ok(());
         }
         let Some(handover) = &immigration.handover else { return Ok(()) };
-        let last = Record::Slot(handover.last.clone());
+        let last = immigration.last_is_new.then(|| Record::Slot(handover.last.clone()));
         let record = Record::Handover {
             relinquish: handover.relinquish.clone(),
             before: handover.before.clone(),
             instance: immigration.instance,
         };
         tokio::task::block_in_place(|| {
-            self.journal.append(&last)?;
+            last.iter().try_for_each(|last| self.journal.append(last))?;
             self.journal.append(&record)
         })?;
         self.reached(Step::HandoverDurable);
@@ -546,6 +557,7 @@ impl Agent {
             queued: BTreeMap::new(),
             base_durable: true,
             handover_waits: false,
+            last_is_new: false,
             handover: Some(handover),
             instance,
             elected: None,
