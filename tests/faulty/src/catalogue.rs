@@ -101,7 +101,7 @@ pub const CONDUCTS: &[Entry] = &[
     host_entry(
         "too-many-liars",
         "ConflictingCertificates",
-        "host: has two statements for one slot certified, with f+1 verifiers of conduct signs-anything",
+        "host: has two statements for one slot certified, with the last f+1 verifiers, who sign anything",
     ),
     Entry {
         name: "silent",
@@ -153,16 +153,16 @@ pub fn host(name: &str) -> Option<Arc<dyn host_conduct::Conduct>> {
     })
 }
 
-/// The conduct of a verifier by name.
+/// The conduct of a verifier by name. It may also be named by the attack that it belongs to.
 pub fn verifier(name: &str) -> Option<Chosen> {
     if let Some(step) = name.strip_prefix(CRASH) {
         return CrashingVerifier::parse(step).map(Chosen::new);
     }
     Some(match name {
         "honest" => Chosen::new(verifier_conduct::Honest),
-        "silent" => Chosen::new(Silent),
-        "lying" => Chosen::new(Lying),
-        "signs-anything" => Chosen::new(SignsAnything),
+        "silent" | "silent-verifiers" => Chosen::new(Silent),
+        "lying" | "lying-verifiers" => Chosen::new(Lying),
+        "signs-anything" | "too-many-liars" => Chosen::new(SignsAnything),
         _ => return None,
     })
 }
@@ -196,8 +196,15 @@ mod tests {
     fn every_listed_conduct_exists_for_its_party_only() {
         for entry in CONDUCTS {
             assert_eq!(host(entry.name).is_some(), entry.party == Party::Host, "{}", entry.name);
-            assert_eq!(verifier(entry.name).is_some(), entry.party == Party::Verifier, "{}", entry.name);
+            let shared = entry.name == "too-many-liars";
+            assert_eq!(
+                verifier(entry.name).is_some(),
+                shared || entry.party == Party::Verifier,
+                "{}",
+                entry.name
+            );
         }
+        assert!(["silent-verifiers", "lying-verifiers"].iter().all(|attack| verifier(attack).is_some()));
     }
 
     #[test]

@@ -1,0 +1,341 @@
+//! A cluster with one VM.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use quorate_attest::id::{ImageDigest, Nonce, Slot, VmId};
+use quorate_attest::statement::Kind;
+use quorate_attest::vm::{InputPolicy, OutputPolicy, SlotCertificate, VmSpec};
+use quorate_guest_images::KV;
+use quorate_kv::Operation;
+use quorate_orchestrator::client::hosts::{HostError, Operator, SlotRecords};
+use quorate_orchestrator::client::load::{self, Load, random_key};
+use quorate_orchestrator::client::{CallError, Patience, Target, VmClient};
+use quorate_orchestrator::cluster::{Cluster, Plan, log};
+use quorate_orchestrator::protocol::{Report, Status};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::programs::programs;
+use crate::sign_logs;
+use crate::until::until;
+
+/// Index of `host-a`, where the VM begins.
+pub const A: usize = 0;
+/// Index of `host-b`, where it goes.
+pub const B: usize = 1;
+/// Time in which a cluster must find back to exactly one active instance.
+const RECOVERY: Duration = Duration::from_secs(20);
+/// Time in which the first answers come.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+
+static TURN: OnceLock<Arc<Mutex<()>>> = OnceLock::new();
+
+/// How a world begins.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Conducts by node name.
+    pub conducts: Vec<(&'static str, String)>,
+    /// Verifiers.
+    pub verifiers: usize,
+    /// How many of them, the last ones, sample.
+    pub sampled: usize,
+    /// Memory of the guest, MiB.
+    pub memory_mib: u64,
+    /// A migration without progress for this long is given up, milliseconds.
+    pub migration_timeout_ms: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { conducts: Vec::new(), verifiers: 4, sampled: 0, memory_mib: 16, migration_timeout_ms: 3000 }
+    }
+}
+
+impl Setup {
+    /// One node has a conduct of its own.
+    #[must_use]
+    pub fn with(mut self, node: &'static str, conduct: impl Into<String>) -> Self {
+        self.conducts.push((node, conduct.into()));
+        self
+    }
+}
+
+/// A running cluster with one kv VM on `host-a`.
+#[derive(Debug)]
+pub struct World {
+    /// The processes.
+    pub cluster: Cluster,
+    /// The operator.
+    pub operator: Operator,
+    /// The VM as clients see it.
+    pub target: Arc<Target>,
+    migration_timeout_ms: u32,
+    folder: PathBuf,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("files and logs of this run: {}", self.folder.display());
+        } else {
+            // What cannot be removed lies in the system's folder for temporary files anyway.
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+impl World {
+    /// Starts cluster and VM, and waits for the first certified answer.
+    ///
+    /// # Panics
+    /// Something does not start.
+    pub async fn start(setup: Setup) -> Self {
+        let world = Self::without_answers(setup).await;
+        until("the first answer", FIRST_ANSWER, async || world.put("first", "value").await).await;
+        world
+    }
+
+    /// Starts cluster and VM.
+    ///
+    /// # Panics
+    /// Something does not start.
+    pub async fn without_answers(setup: Setup) -> Self {
+        let turn = Arc::clone(TURN.get_or_init(Arc::default)).lock_owned().await;
+        let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a folder").keep();
+        println!("files: {}", folder.display());
+        let mut plan = Plan::new(&folder, programs());
+        plan.verifiers = setup.verifiers;
+        plan.sampled = setup.sampled;
+        plan.migration_timeout_ms = setup.migration_timeout_ms;
+        plan.conducts = setup
+            .conducts
+            .iter()
+            .map(|(node, conduct)| ((*node).to_owned(), conduct.clone()))
+            .collect::<BTreeMap<_, _>>();
+        let cluster = Cluster::start(plan).await.expect("the cluster starts");
+        let hosts = cluster.hosts();
+        let operator = Operator::new(cluster.operator(), hosts.clone()).expect("a socket");
+        let spec = spec(&cluster, setup.memory_mib);
+        let target = Arc::new(Target::new(Arc::new(cluster.group().clone()), spec.clone(), hosts));
+        operator.start(A, spec, KV.elf.to_vec()).await.expect("the VM starts");
+        let migration_timeout_ms = setup.migration_timeout_ms as u32;
+        Self { cluster, operator, target, migration_timeout_ms, folder, _turn: turn }
+    }
+
+    /// The VM.
+    pub fn vm(&self) -> VmId {
+        self.target.vm()
+    }
+
+    /// A client with a key of its own.
+    ///
+    /// # Panics
+    /// The system has no socket or random bytes.
+    pub fn client(&self) -> VmClient {
+        let key = random_key().expect("random bytes");
+        VmClient::new(Arc::clone(&self.target), key, 0).expect("a socket")
+    }
+
+    /// Writes one value through whichever host serves the VM.
+    ///
+    /// # Errors
+    /// Nobody answered believably.
+    pub async fn put(&self, key: &str, value: &str) -> Result<(), CallError> {
+        let operation = Operation::Put { key: key.into(), value: value.into() };
+        self.client().call(operation.op(), operation.body()).await.map(drop)
+    }
+
+    /// Reads one value through whichever host serves the VM.
+    ///
+    /// # Errors
+    /// Nobody answered believably.
+    pub async fn get(&self, key: &str) -> Result<Vec<u8>, CallError> {
+        let operation = Operation::Get { key: key.into() };
+        let believed = self.client().call(operation.op(), operation.body()).await?;
+        Ok(believed.reply.body)
+    }
+
+    /// Clients that write and read until they are told to stop.
+    ///
+    /// # Panics
+    /// The system has no sockets.
+    pub fn load(&self) -> Load {
+        let plan = load::Plan { clients: 6, rate: 150.0, count: None, value_bytes: 64 };
+        Load::start(Arc::clone(&self.target), plan).expect("sockets")
+    }
+
+    /// Waits until the load had `more` further answers.
+    pub async fn served(&self, load: &Load, more: u64) {
+        let goal = load.served() + more;
+        let look = async || if load.served() >= goal { Ok(()) } else { Err(load.served()) };
+        until(&format!("{goal} answers"), RECOVERY, look).await;
+    }
+
+    /// Moves the VM and waits for the end.
+    ///
+    /// # Errors
+    /// The source cannot be reached or refuses the order.
+    pub async fn migrate(&self, from: usize, to: usize) -> Result<Report, HostError> {
+        let destination = self.target.hosts()[to].key;
+        self.operator.migrate(from, self.vm(), destination, self.migration_timeout_ms, |_| {}).await
+    }
+
+    /// Moves the VM while clients work; nothing they wrote may be lost, whatever becomes of the migration.
+    ///
+    /// # Panics
+    /// Something was lost, or the source did not report.
+    pub async fn migrate_under_load(&self) -> Report {
+        let load = self.load();
+        self.served(&load, 40).await;
+        let report = self.migrate(A, B).await.expect("the source reports");
+        self.served(&load, 20).await;
+        let load = load.finish().await.expect("sockets");
+        assert_eq!(load.lost, 0, "acknowledged writes lost: {load:?}");
+        report
+    }
+
+    /// What a host says about itself.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn status(&self, host: usize) -> Result<Status, HostError> {
+        self.operator.status(host).await
+    }
+
+    /// Waits until exactly one host serves the VM: it says so, the other does not, and its answers are believed.
+    ///
+    /// # Panics
+    /// That does not happen within 20 seconds.
+    pub async fn one_active(&self) -> usize {
+        let look = async || {
+            let statuses = [self.status(A).await, self.status(B).await];
+            let active: Vec<_> = (0..2)
+                .filter(|host| statuses[*host].as_ref().is_ok_and(|status| status.active_instances == 1))
+                .collect();
+            match active[..] {
+                [one] if statuses.iter().all(Result::is_ok) => self.serves(one).await.map(|()| one),
+                _ => Err(format!("{statuses:?}")),
+            }
+        };
+        until("exactly one active instance", RECOVERY, look).await
+    }
+
+    /// The only host whose answers clients believe, however many claim to run the VM.
+    ///
+    /// # Panics
+    /// It is none within 20 seconds, or both.
+    pub async fn one_believed(&self) -> usize {
+        let look = async || match (self.serves(A).await, self.serves(B).await) {
+            (Ok(()), Err(_)) => Ok(A),
+            (Err(_), Ok(())) => Ok(B),
+            both => Err(both),
+        };
+        until("exactly one host that clients believe", RECOVERY, look).await
+    }
+
+    /// Whether a client believes the answer of this host.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn serves(&self, host: usize) -> Result<(), String> {
+        let patience = Patience { attempt: Duration::from_secs(1), call: Duration::from_secs(2) };
+        let operation = Operation::Get { key: b"first".to_vec() };
+        let mut client = self.client().with_patience(patience);
+        let answer = client.call_at(host, operation.op(), operation.body()).await;
+        answer.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Waits until a host's status names an error of this kind; answers what it says about it.
+    ///
+    /// # Panics
+    /// It does not.
+    pub async fn noted(&self, host: usize, kind: &str) -> String {
+        let look = async || {
+            let status = self.status(host).await.map_err(|error| error.to_string())?;
+            let found = status.errors.iter().find(|error| error.kind == kind);
+            found.map(|error| error.detail.clone()).ok_or_else(|| format!("{:?}", status.errors))
+        };
+        until(&format!("host {host} notes {kind}"), RECOVERY, look).await
+    }
+
+    /// Refusals in a node's log.
+    pub fn logged(&self, name: &str) -> Vec<log::Refusal> {
+        log::refusals(&self.cluster.log_file(name))
+    }
+
+    /// Everything a host can show about the VM's slots.
+    ///
+    /// # Panics
+    /// It cannot be reached.
+    pub async fn records(&self, host: usize) -> SlotRecords {
+        self.operator.export(host, Slot(0)).await.expect("the host exports")
+    }
+
+    /// Checks all certificates of a host offline, and that no slot is certified twice.
+    ///
+    /// # Panics
+    /// One is invalid.
+    pub async fn assert_certificates_verify(&self, host: usize) -> SlotRecords {
+        let (records, group) = (self.records(host).await, self.cluster.group());
+        assert!(!records.certificates.is_empty(), "host {host} shows no certificate");
+        for certificate in &records.certificates {
+            let expected = group.expect(self.vm(), Kind::SLOT_SAMPLED);
+            certificate.verify(group, &expected).expect("a slot certificate verifies");
+        }
+        for activation in &records.activations {
+            let expected = group.expect(self.vm(), Kind::ACTIVATE);
+            activation.verify(group, &expected, None).expect("an activation certificate verifies");
+        }
+        assert!(
+            records.certificates.windows(2).all(|pair| follows(&pair[0], &pair[1])),
+            "the chain is broken"
+        );
+        records
+    }
+
+    /// Nobody may have signed twice, whatever happened.
+    ///
+    /// # Panics
+    /// Somebody has.
+    pub fn assert_no_second_signature(&self) {
+        for index in 0..self.cluster.group().members.len() {
+            let name = Plan::verifier_name(index);
+            if !self.cluster.is_faulty(&name) {
+                sign_logs::read(&self.cluster.data_dir(&name)).assert_no_second_signature(&name);
+            }
+        }
+    }
+
+    /// Ends the cluster in good order.
+    pub async fn stop(mut self) {
+        self.operator.close().await;
+        self.cluster.stop().await;
+    }
+}
+
+/// Whether two certificates are of one chain: neighbours are linked by the digest, others ascend.
+fn follows(first: &SlotCertificate, second: &SlotCertificate) -> bool {
+    let (before, after) = (&first.statement, &second.statement);
+    if before.slot.next() == Some(after.slot) {
+        return after.body.previous == before.digest();
+    }
+    before.slot < after.slot && before.body.end_input <= after.body.first_input
+}
+
+fn spec(cluster: &Cluster, memory_mib: u64) -> VmSpec {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).expect("random bytes");
+    VmSpec {
+        name: "kv".into(),
+        image: ImageDigest::from_bytes(KV.digest()),
+        machine_version: 1,
+        memory_bytes: memory_mib << 20,
+        input_policy: InputPolicy::ClientSigned,
+        output_policy: OutputPolicy::Certified,
+        host: cluster.group().hosts[A].key,
+        nonce: Nonce::from_bytes(nonce),
+    }
+}
