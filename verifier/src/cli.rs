@@ -137,11 +137,15 @@ fn serve<C: Conduct>(conduct: C, loaded: &Loaded) -> u8 {
             Ok(node) => node,
             Err(error) => return complain(error.kind(), &error, error.exit_code()),
         };
-        match announce(&node) {
-            Ok(()) => {}
-            Err(error) => return complain("SocketError", &error, crate::exit::CONFIGURATION),
+        // Before the line that says the node is ready: whoever reads it may send a signal at once.
+        let shutdown = match asked_to_end() {
+            Ok(shutdown) => shutdown,
+            Err(error) => return complain("SignalHandler", &error, crate::exit::CONFIGURATION),
+        };
+        if let Err(error) = announce(&node) {
+            return complain("SocketError", &error, crate::exit::CONFIGURATION);
         }
-        match node.run(asked_to_end()).await {
+        match node.run(shutdown).await {
             Ok(()) => crate::exit::OK,
             Err(Fatal { kind, detail, exit_code }) => {
                 tracing::error!(error_kind = kind, "the node ends: {detail}");
@@ -163,18 +167,15 @@ fn announce<C: Conduct>(node: &Node<C>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ready when SIGTERM or SIGINT arrives.
-async fn asked_to_end() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        // Without handlers the signals keep their default effect, which is to end the process.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+/// Takes over SIGTERM and SIGINT; the future is ready when one of them arrives.
+fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn start_log(format: LogFormat) {

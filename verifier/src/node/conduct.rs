@@ -23,7 +23,7 @@ pub enum Step {
     BetweenWriteAndSync,
     /// A record is durable, the answer has not left.
     AfterPersist,
-    /// The answer has left.
+    /// An answer has been handed to the connection.
     AfterSend,
     /// A machine is about to be booted from its image.
     BeforeBoot,

@@ -337,6 +337,7 @@ async fn converse<C: Conduct>(
     let mut pages = Some(pages);
     while let Some(answer) = answered.recv().await {
         exchange.send(&answer).await?;
+        shared.conduct.step(Step::AfterSend);
         if !matches!(answer, FromVerifier::Challenge(_)) {
             continue;
         }
@@ -347,7 +348,5 @@ async fn converse<C: Conduct>(
             let _ = sender.try_send(proven);
         }
     }
-    exchange.finish()?;
-    shared.conduct.step(Step::AfterSend);
-    Ok(())
+    exchange.finish()
 }

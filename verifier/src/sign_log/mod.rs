@@ -17,7 +17,8 @@
 //! What one sync makes durable is always exactly one frame, so a power cut leaves at most one bad frame and nothing after it:
 //! that tail is cut (`WalTornTail`, and a `.broken` copy is kept). A bad frame with a good one anywhere after it was damaged
 //! after it had been synced: `WalCorrupt`, and the process ends. A storage error poisons the log for good; the file is never
-//! synced a second time, because the kernel marks pages clean after a failed sync and the next call would lie.
+//! synced a second time, because the kernel marks pages clean after a failed sync and the next call would lie. Opening
+//! syncs once and then reads from the device, past the page cache, so that nothing is relied on that a power cut could take.
 //!
 //! Not promised: damage inside the *last* frame is indistinguishable from a torn write and is cut as such.
 
@@ -167,6 +168,8 @@ impl<S: Storage> SignLog<S> {
     /// # Errors
     /// `WalCorrupt` when a bad frame is followed by a good one, storage errors otherwise.
     pub fn open(mut storage: S) -> Result<Opened<S>, SignLogError> {
+        // A process that was killed may have left bytes that only memory holds. What is read now will be relied on.
+        storage.sync().map_err(|e| SignLogError::storage("sync the sign-log", e))?;
         let bytes = storage.read_all().map_err(|e| SignLogError::storage("read the sign-log", e))?;
         let Scan { entries, end, sequence, last, torn } = scan(&bytes)?;
         if let Some(torn) = torn {

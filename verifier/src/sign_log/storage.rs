@@ -5,9 +5,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Advice;
+
 /// The device below a sign-log.
 pub trait Storage: Send {
-    /// All bytes, read from the device.
+    /// All bytes, read from the device and not from memory that stands in for it.
     ///
     /// # Errors
     /// The system's.
@@ -60,6 +62,8 @@ impl FileStorage {
 
 impl Storage for FileStorage {
     fn read_all(&mut self) -> io::Result<Vec<u8>> {
+        // After a failed sync the kernel keeps the lost bytes as clean pages; reading those would hide the loss.
+        rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?;
         let mut bytes = Vec::new();
         File::open(&self.path)?.read_to_end(&mut bytes)?;
         Ok(bytes)

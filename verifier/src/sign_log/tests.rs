@@ -136,18 +136,31 @@ fn a_failed_sync_ends_the_log_for_every_i_and_is_never_repeated() {
     for failing in 1..=9 {
         let (bytes, ..) = image(&[entry(0)]).unwrap();
         let device = Device::with(&bytes);
-        device.edit(|disk| disk.fail_sync = Some(failing));
         let mut log = SignLog::open(device.clone()).unwrap().log;
+        device.fail_sync(failing);
         let results: Vec<_> = (1..10).map(|number| log.append(1, &entry(number).payload)).collect();
         let failed = results.iter().position(Result::is_err).unwrap();
         assert_eq!(failed, failing - 1);
         assert_eq!(results[failed].as_ref().unwrap_err().exit_code(), 74);
         assert!(results[failed..].iter().all(|r| r.as_ref().is_err_and(|e| e.kind() == "StorageSyncFailed")));
-        assert_eq!(device.edit(|disk| disk.syncs), failing, "no second sync after the failure");
+        assert_eq!(device.edit(|disk| disk.syncs), failing + 1, "no second sync after the failure");
         // What was acknowledged is there; what was not may be missing.
         let survivors = read(&device.synced()).unwrap().entries;
         assert_eq!(survivors.len(), failing);
     }
+}
+
+#[test]
+fn record_that_only_memory_held_is_made_durable_before_it_is_relied_on() {
+    let (device, _) = filled(3);
+    // Killed between write and sync: the file shows the record, the device does not have it.
+    let (written, synced) = (device.synced(), filled(2).0.synced());
+    let killed = Device::with(&synced);
+    killed.edit(|disk| disk.written = written);
+    assert_eq!(SignLog::open(killed.clone()).unwrap().entries.len(), 3);
+    assert_eq!(read(&killed.synced()).unwrap().entries.len(), 3);
+    killed.fail_sync(1);
+    assert_eq!(SignLog::open(killed).unwrap_err().kind(), "StorageSyncFailed");
 }
 
 #[test]
