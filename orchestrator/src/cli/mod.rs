@@ -3,6 +3,7 @@
 //! Every command prints for people, or with `--json` one JSON object a line of which the last is the result. Errors go to
 //! standard error, say what to do next, and carry a stable `error_kind`; [`exit`] lists the exit codes.
 
+mod bench;
 mod demo;
 mod exit;
 mod failure;
@@ -58,6 +59,8 @@ enum Command {
     Image(image::Arguments),
     /// Makes and shows keys.
     Key(key::Arguments),
+    /// Measures what this project costs, each figure against a baseline of the same run.
+    Bench(crate::bench::BenchArguments),
 }
 
 /// Parses the command line of this process and does what it says.
@@ -86,6 +89,7 @@ fn run(arguments: Arguments) -> ExitCode {
         Command::Vm(arguments) => vm::run(&arguments, &output),
         Command::Image(arguments) => image::run(&arguments, &output),
         Command::Key(arguments) => key::run(&arguments, &output),
+        Command::Bench(arguments) => bench::run(&arguments, &output),
     };
     ExitCode::from(result.unwrap_or_else(|failure| output.failure(&failure)))
 }
