@@ -12,9 +12,9 @@ mod freshness;
 mod log_proof;
 mod material;
 mod single;
-mod trust;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::path::PathBuf;
 
@@ -87,7 +87,8 @@ fn examine(arguments: &Arguments, trust: &Trust) -> Result<Vec<Finding>, Failure
     let mut certificates = Vec::new();
     for path in &arguments.paths {
         let is_folder = path.is_dir();
-        let materials = if is_folder { material::read_folder(path)? } else { vec![material::read_file(path)?] };
+        let materials =
+            if is_folder { material::read_folder(path)? } else { vec![material::read_file(path)?] };
         if is_folder && materials.is_empty() {
             let failure = Failure::usage(format!("{} contains nothing that can be verified", path.display()));
             return Err(failure.next("name a folder of certificates, such as a demo leaves"));
@@ -108,9 +109,9 @@ fn examine(arguments: &Arguments, trust: &Trust) -> Result<Vec<Finding>, Failure
 
 /// Prints the verdict and returns the exit code.
 fn conclude(findings: &[Finding], output: &Output) -> u8 {
-    let (replayed, sampled) = findings
-        .iter()
-        .fold((0, 0), |(replayed, sampled), finding| (replayed + finding.replayed, sampled + finding.sampled));
+    let (replayed, sampled) = findings.iter().fold((0, 0), |(replayed, sampled), finding| {
+        (replayed + finding.replayed, sampled + finding.sampled)
+    });
     let failed = findings.iter().find_map(|finding| finding.failed.clone());
     let stale = findings.iter().find_map(|finding| finding.stale.clone());
     if replayed + sampled > 0 {
