@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Loaded, LogFormat, Overrides, Problem};
 use crate::node::conduct::Conduct;
-use crate::node::{Fatal, Node, init};
+use crate::node::{Fatal, Node, check_kvm, init};
 use crate::sign_log::DataDir;
 
 /// A verifier of Quorate: checks slots of VMs and signs each at most once.
@@ -115,6 +115,9 @@ fn report(problems: &[Problem], checking: bool) -> u8 {
 
 fn check(loaded: &Loaded) -> u8 {
     if let Err(error) = DataDir::check(&loaded.config.data_dir) {
+        return complain(error.kind(), &error, crate::exit::CONFIGURATION);
+    }
+    if let Err(error) = check_kvm(loaded) {
         return complain(error.kind(), &error, crate::exit::CONFIGURATION);
     }
     println!("configuration is valid: verifier {} of group {}", loaded.index, loaded.group.name);

@@ -15,7 +15,7 @@
 //!  |--------------------------------------->|
 //!  |        Attested | Behind | NeedState | NeedActivation | NeedRegistration | Refused
 //!  |<---------------------------------------|
-//!  | StateOffer{certificate b, bulk address}|   answers NeedState; the verifier pulls the state
+//!  | StateOffer{certificate b, chain, bulk} |   answers NeedState; a REPLAYED verifier pulls the state (bulk connection)
 //!  |--------------------------------------->| Done | Refused
 //!  | HeadQuery{vm, nonce}                   | Head
 //!  | Activate{activation, cause, cert k}    | Voted | Refused
@@ -94,7 +94,7 @@ pub struct StateOffer {
     pub input_log: Frontier<Sha256Tree>,
     /// Where the state can be pulled: address of the host's bulk listener.
     pub bulk_address: String,
-    /// Token of this transfer.
+    /// Names the transfer: purpose of the bulk connection that the verifier opens.
     pub token: [u8; 32],
 }
 

@@ -117,6 +117,9 @@ pub struct Config {
     /// Largest memory of a VM, bytes.
     #[serde(default = "default_memory_bytes_max")]
     pub memory_bytes_max: u64,
+    /// Largest memory of all VMs together in REPLAYED mode, bytes.
+    #[serde(default = "default_memory_total_bytes_max")]
+    pub memory_total_bytes_max: u64,
     /// Orchestrators, who may ask for heads and votes.
     #[serde(default)]
     pub orchestrator_keys: Vec<PublicKey>,
@@ -125,7 +128,7 @@ pub struct Config {
     pub log: LogFormat,
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "name",
     "key_file",
     "cosigner_key_file",
@@ -137,6 +140,7 @@ const KEYS: [&str; 13] = [
     "sample_pages",
     "vms_max",
     "memory_bytes_max",
+    "memory_total_bytes_max",
     "orchestrator_keys",
     "log",
 ];
@@ -151,6 +155,10 @@ fn default_vms_max() -> usize {
 
 fn default_memory_bytes_max() -> u64 {
     16 << 30
+}
+
+fn default_memory_total_bytes_max() -> u64 {
+    64 << 30
 }
 
 impl Config {

@@ -8,7 +8,7 @@ use quorate_attest::vm::{Mode, SlotCertificate, SlotStatement};
 
 use super::transition::{check_link, compare, measurement_of, observed_at_genesis};
 use super::{CertificateError, Chain, Effect, Pending, Pull, Record, Refusal, Signed, VmCore, done};
-use crate::protocol::StateOffer;
+use crate::protocol::{CHAIN_STATEMENTS_MAX, StateOffer};
 
 /// A checked offer, to be recorded once its state has arrived.
 #[derive(Debug)]
@@ -21,6 +21,10 @@ pub(super) struct Adoption {
 impl VmCore {
     pub(super) fn offered(&mut self, offer: StateOffer) -> Result<Vec<Effect>, Refusal> {
         self.check_not_stopped()?;
+        let (limit, got) = (CHAIN_STATEMENTS_MAX as u64, offer.chain.len() as u64);
+        if got > limit {
+            return Err(Refusal::TooLarge { what: "number of statements", limit, got });
+        }
         if let Some(certificate) = &offer.certificate {
             match self.check_certificate(certificate) {
                 Ok(()) => {}

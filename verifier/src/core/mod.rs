@@ -328,8 +328,13 @@ fn refused(refusal: &Refusal) -> Effect {
     send(FromVerifier::Refused(answer_of(refusal)))
 }
 
-/// The answer that carries a refusal.
+/// Most characters of a refusal's detail.
+const DETAIL_CHARS_MAX: usize = 500;
+
+/// The answer that carries a refusal. Its detail may quote what a stranger sent, so it is cut and printable.
 #[must_use]
 pub fn answer_of(refusal: &Refusal) -> Refused {
-    Refused { kind: refusal.kind().to_owned(), detail: refusal.to_string() }
+    let printable = |c: char| if c.is_control() { '?' } else { c };
+    let detail = refusal.to_string().chars().map(printable).take(DETAIL_CHARS_MAX).collect();
+    Refused { kind: refusal.kind().to_owned(), detail }
 }

@@ -55,6 +55,17 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Writes everything to the log.
+    pub(super) fn log(&self) {
+        let attested = self.attested.load(Ordering::Relaxed);
+        tracing::info!(attested, refused = ?self.refused(), "answers since the start");
+        for (what, timing) in
+            [("persist", &self.persisted), ("replay", &self.replayed), ("pull", &self.pulled)]
+        {
+            tracing::info!(what, count = timing.count(), mean = ?timing.mean(), max = ?timing.max(), "durations");
+        }
+    }
+
     /// Counts a refusal and answers how many of its kind there have been.
     pub(super) fn refuse(&self, kind: &str) -> u64 {
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);

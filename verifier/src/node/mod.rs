@@ -27,6 +27,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use quorate_attest::id::VmId;
+use quorate_attest::vm::Mode;
 use quorate_transport::bulk::Bulk;
 use quorate_transport::{Connection, Endpoint, Exchange, Limits, Members, Role, TransportError};
 use quorate_vmm::platform::PlatformClass;
@@ -36,7 +37,7 @@ use tokio::task::JoinSet;
 pub use counters::{Counters, Timing};
 pub use journal::{Change, Identity, Journal};
 
-use crate::config::Loaded;
+use crate::config::{Config, Loaded};
 use crate::core::{Context, Refusal, Signer};
 use crate::protocol::{FromVerifier, ToVerifier};
 use crate::sign_log::{DataDir, SignLogError};
@@ -95,6 +96,9 @@ pub enum StartError {
     /// The socket.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// A REPLAYED verifier executes guests.
+    #[error("/dev/kvm cannot be used: {0}")]
+    Kvm(std::io::Error),
     /// A thread.
     #[error("no thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -115,6 +119,7 @@ impl StartError {
         match self {
             Self::SignLog(error) => error.kind(),
             Self::Transport(error) => error.kind(),
+            Self::Kvm(_) => "KvmUnavailable",
             Self::Thread(_) => "ThreadFailed",
             Self::Stopped { kind, .. } => kind,
         }
@@ -126,6 +131,7 @@ impl StartError {
         match self {
             Self::SignLog(error) => error.exit_code(),
             Self::Transport(_) | Self::Thread(_) => crate::exit::CONFIGURATION,
+            Self::Kvm(_) => crate::exit::NOT_PERMITTED,
             Self::Stopped { .. } => crate::exit::SAFETY,
         }
     }
@@ -140,7 +146,13 @@ struct Shared<C> {
     writer: Writer,
     bulk: Bulk,
     fatal: UnboundedSender<Fatal>,
+    limits: VmLimits,
+}
+
+/// Bounds on what hosts may register.
+struct VmLimits {
     vms_max: usize,
+    memory_total_bytes_max: u64,
 }
 
 impl<C> Shared<C> {
@@ -187,6 +199,7 @@ impl<C: Conduct> Node<C> {
     /// # Errors
     /// `DataDirLocked`, `SignStateMissing`, `WalCorrupt`, storage and socket errors; the reason of a safety stop.
     pub fn start(loaded: &Loaded, conduct: C) -> Result<Self, StartError> {
+        check_kvm(loaded)?;
         let context = Arc::new(context(loaded));
         let (data, opened) = DataDir::open(&loaded.config.data_dir)?;
         if let Some(bytes) = opened.torn {
@@ -208,8 +221,9 @@ impl<C: Conduct> Node<C> {
         let (writer, writing) =
             writer::start(journal, Arc::clone(&conduct), Arc::clone(&counters), fatal.clone())?;
         let bulk = endpoint.bulk();
-        let vms_max = loaded.config.vms_max;
-        let shared = Arc::new(Shared { context, conduct, counters, data, writer, bulk, fatal, vms_max });
+        let Config { vms_max, memory_total_bytes_max, .. } = loaded.config;
+        let limits = VmLimits { vms_max, memory_total_bytes_max };
+        let shared = Arc::new(Shared { context, conduct, counters, data, writer, bulk, fatal, limits });
         let router = Router::start(Arc::clone(&shared), states)?;
         Ok(Self { endpoint, router, shared, fatal: ended, writing })
     }
@@ -249,6 +263,7 @@ impl<C: Conduct> Node<C> {
         };
         connections.shutdown().await;
         self.endpoint.close().await;
+        self.shared.counters.log();
         if result.is_ok() {
             self.finish().await;
         }
@@ -266,6 +281,18 @@ impl<C: Conduct> Node<C> {
             tracing::warn!("a request was still being handled");
         }
     }
+}
+
+/// Looks whether guests can be executed, if they have to be.
+///
+/// # Errors
+/// `KvmUnavailable`.
+pub fn check_kvm(loaded: &Loaded) -> Result<(), StartError> {
+    if loaded.config.mode.mode() == Mode::Sampled {
+        return Ok(());
+    }
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    opened.map(drop).map_err(StartError::Kvm)
 }
 
 fn context(loaded: &Loaded) -> Context {
@@ -333,7 +360,9 @@ async fn converse<C: Conduct>(
     let (answers, mut answered) = channel(4);
     let (pages, pages_of_host) = sync_channel(1);
     let (peer, role) = (*exchange.peer(), exchange.role());
-    router.dispatch(Job { request, role, caller: Caller { peer, answers, pages: pages_of_host } }).await;
+    router
+        .dispatch(Job { request, role, caller: Caller { peer, answers, pages: pages_of_host, room: None } })
+        .await;
     let mut pages = Some(pages);
     while let Some(answer) = answered.recv().await {
         exchange.send(&answer).await?;

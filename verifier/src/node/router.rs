@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_attest::VerifyError;
 use quorate_attest::id::VmId;
-use quorate_attest::vm::VmSpec;
+use quorate_attest::vm::{Mode, SlotStatement, VmSpec};
 use quorate_transport::Role;
 use quorate_vmm::{Image, genesis};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::Shared;
 use super::conduct::{Conduct, Step};
@@ -18,21 +18,30 @@ use crate::core::{Measurement, Record, Refusal, Registration, VmCore, VmState, a
 use crate::protocol::{Done, FromVerifier, IMAGE_BYTES_MAX, NeedRegistration, Register, ToVerifier};
 
 /// Requests that wait for one VM.
-const JOBS_WAITING: usize = 64;
+const JOBS_WAITING: usize = 32;
+/// KiB of the requests that wait for all VMs together.
+const QUEUED_KIB_MAX: usize = 256 << 10;
 /// Folder of the images in the data directory.
 const IMAGES: &str = "images";
 
 #[derive(Default)]
 struct Vms {
-    running: HashMap<VmId, mpsc::Sender<Job>>,
+    running: HashMap<VmId, Running>,
     /// VMs whose image has been lost; their state waits for the next registration.
     dormant: HashMap<VmId, VmState>,
+}
+
+struct Running {
+    queue: mpsc::Sender<Job>,
+    memory_bytes: u64,
 }
 
 /// All VMs of a node.
 pub(super) struct Router<C> {
     shared: Arc<Shared<C>>,
     vms: Mutex<Vms>,
+    /// Room for requests that wait.
+    room: Arc<Semaphore>,
     /// One registration at a time: it is rare, and costs memory and a thread.
     registering: tokio::sync::Mutex<()>,
 }
@@ -40,7 +49,8 @@ pub(super) struct Router<C> {
 impl<C: Conduct> Router<C> {
     /// Starts the VMs that the sign-log knows.
     pub(super) fn start(shared: Arc<Shared<C>>, states: Vec<(VmId, VmState)>) -> std::io::Result<Arc<Self>> {
-        let router = Self { shared, vms: Mutex::default(), registering: tokio::sync::Mutex::default() };
+        let room = Arc::new(Semaphore::new(QUEUED_KIB_MAX));
+        let router = Self { shared, vms: Mutex::default(), room, registering: tokio::sync::Mutex::default() };
         for (vm, state) in states {
             match router.load_image(&state.spec) {
                 Ok((image, measurement)) => router.run(vm, state, image, measurement)?,
@@ -69,17 +79,18 @@ impl<C: Conduct> Router<C> {
     }
 
     fn run(&self, vm: VmId, state: VmState, image: Image, genesis: Measurement) -> std::io::Result<()> {
+        let memory_bytes = state.spec.memory_bytes;
         let core = VmCore::new(Arc::clone(&self.shared.context), state, genesis);
         let worker = Worker::new(Arc::clone(&self.shared), core, image);
         let (queue, jobs) = mpsc::channel(JOBS_WAITING);
         let name = format!("vm-{}", &vm.to_string()[..8]);
         std::thread::Builder::new().name(name).spawn(move || worker.serve(jobs))?;
-        self.vms().running.insert(vm, queue);
+        self.vms().running.insert(vm, Running { queue, memory_bytes });
         Ok(())
     }
 
     /// Hands a request to its VM, or answers it.
-    pub(super) async fn dispatch(&self, job: Job) {
+    pub(super) async fn dispatch(&self, mut job: Job) {
         let answers = job.caller.answers.clone();
         let Some(vm) = vm_of(&job.request) else {
             return self.refuse(&answers, &VmId::ZERO, &Refusal::Unexpected { message: "Pages" }).await;
@@ -88,7 +99,11 @@ impl<C: Conduct> Router<C> {
             let error = VerifyError::KeyRoleMismatch { role: "host", got: job.caller.peer };
             return self.refuse(&answers, &vm, &error.into()).await;
         }
-        let queue = self.vms().running.get(&vm).cloned();
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(kib(&job.request)) else {
+            return self.refuse(&answers, &vm, &Refusal::QueueFull { queue: "bytes" }).await;
+        };
+        job.caller.room = Some(room);
+        let queue = self.vms().running.get(&vm).map(|running| running.queue.clone());
         let Some(queue) = queue else {
             return self.unknown(&answers, vm, job.request).await;
         };
@@ -98,8 +113,9 @@ impl<C: Conduct> Router<C> {
     }
 
     async fn refuse(&self, answers: &mpsc::Sender<FromVerifier>, vm: &VmId, refusal: &Refusal) {
-        self.shared.note_refusal(vm, refusal.kind(), &refusal.to_string());
-        let _ = answers.send(FromVerifier::Refused(answer_of(refusal))).await;
+        let answer = answer_of(refusal);
+        self.shared.note_refusal(vm, &answer.kind, &answer.detail);
+        let _ = answers.send(FromVerifier::Refused(answer)).await;
     }
 
     async fn unknown(&self, answers: &mpsc::Sender<FromVerifier>, vm: VmId, request: ToVerifier) {
@@ -126,11 +142,8 @@ impl<C: Conduct> Router<C> {
         if self.vms().running.contains_key(&vm) {
             return Ok(());
         }
+        self.check_room(&request.spec)?;
         let known = self.vms().dormant.remove(&vm);
-        let count = self.vms().running.len();
-        if known.is_none() && count >= self.shared.vms_max {
-            return Err(Some(Refusal::QueueFull { queue: "vms" }));
-        }
         let shared = Arc::clone(&self.shared);
         let elf = request.image.clone();
         let fresh = known.is_none();
@@ -159,6 +172,21 @@ impl<C: Conduct> Router<C> {
         }
     }
 
+    fn check_room(&self, spec: &VmSpec) -> Result<(), Refusal> {
+        let (vms, limits) = (self.vms(), &self.shared.limits);
+        if vms.running.len() >= limits.vms_max {
+            return Err(Refusal::QueueFull { queue: "vms" });
+        }
+        // A SAMPLED verifier loads no memory.
+        let memory =
+            vms.running.values().fold(spec.memory_bytes, |sum, vm| sum.saturating_add(vm.memory_bytes));
+        if self.shared.context.mode == Mode::Replayed && memory > limits.memory_total_bytes_max {
+            let limit = limits.memory_total_bytes_max;
+            return Err(Refusal::TooLarge { what: "memory of all VMs", limit, got: memory });
+        }
+        Ok(())
+    }
+
     /// Ends all VMs once their queues are empty.
     pub(super) fn close(&self) {
         self.vms().running.clear();
@@ -182,6 +210,17 @@ fn store<C: Conduct>(
         shared.writer.persist(registration.vm, record).map_err(|_| None)?;
     }
     Ok(())
+}
+
+/// Memory that a waiting request takes, roughly.
+fn kib(request: &ToVerifier) -> u32 {
+    let bytes = match request {
+        ToVerifier::Register(register) => register.image.len(),
+        ToVerifier::Propose(propose) => propose.inputs.iter().map(|input| input.len() + 32).sum(),
+        ToVerifier::StateOffer(offer) => offer.chain.len() * size_of::<SlotStatement>(),
+        _ => 0,
+    };
+    u32::try_from(bytes >> 10).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 fn vm_of(request: &ToVerifier) -> Option<VmId> {

@@ -12,7 +12,7 @@ use quorate_attest::key::PublicKey;
 use quorate_transport::{Role, TransportError, bulk};
 use quorate_vmm::state_stream::{self, Expected};
 use quorate_vmm::{Execution, Image, Position};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::conduct::{Conduct, Step, Taken};
 use super::counters::is_logged;
@@ -43,6 +43,8 @@ pub(super) struct Caller {
     pub(super) answers: mpsc::Sender<FromVerifier>,
     /// Pages that follow a challenge.
     pub(super) pages: Receiver<Pages>,
+    /// Given back when the request has been handled.
+    pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
 /// One VM.

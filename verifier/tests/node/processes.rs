@@ -194,6 +194,27 @@ async fn registration_of_a_foreign_image_or_by_a_non_host_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn vms_beyond_the_limits_of_the_operator_are_refused() {
+    for (limit, want) in [
+        ("vms_max = 1\n".to_owned(), "QueueFull"),
+        (format!("memory_total_bytes_max = {}\n", MEMORY * 2 - 1), "MessageTooLarge"),
+    ] {
+        let cluster = Cluster::new();
+        let config = cluster.init(0, "replayed");
+        let text = fs::read_to_string(&config).unwrap() + &limit;
+        fs::write(&config, text).unwrap();
+        let process = Process::start(&config, 0);
+        let endpoint = endpoint(&host_key('a'), Role::Host);
+        let connection = connect(&endpoint, &process).await;
+        let (first, second) = (Vm::boot(&cluster.group, 10), Vm::boot(&cluster.group, 11));
+        assert_eq!(kind(&first.ask(&connection, first.register()).await), "(Done)");
+        assert_eq!(kind(&second.ask(&connection, second.register()).await), want);
+        assert_eq!(kind(&first.ask(&connection, first.register()).await), "(Done)", "known already");
+        assert_eq!(kind(&second.propose(&connection).await), "(NeedRegistration)");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn latency_of_an_attestation() {
     for mode in ["replayed", "sampled"] {
         let cluster = Cluster::new();

@@ -343,3 +343,12 @@ fn verifier_of_another_platform_class_refuses_instead_of_diverging() {
     assert_eq!(kind(&Verifier::replayed(&run).propose(&foreign)), "PlatformMismatch");
     attested(Verifier::sampled(&run).propose(&foreign));
 }
+
+#[test]
+fn refusal_that_quotes_a_stranger_is_cut_and_printable() {
+    let refusal = Refusal::Image { kind: "ImageInvalid", detail: "\u{1b}[2Jname\n".repeat(1000) };
+    let answer = answer_of(&refusal);
+    assert_eq!(answer.detail.chars().count(), 500);
+    assert!(!answer.detail.contains(char::is_control));
+    assert!(quorate_attest::encoding::to_bytes(&answer).len() <= 4096);
+}
