@@ -12,6 +12,7 @@ pub struct Output {
     json: bool,
     colours: bool,
     progress: bool,
+    width: usize,
 }
 
 /// Meaning of a piece of text.
@@ -37,7 +38,13 @@ impl Output {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let colours = !json && wanted && !dumb && stdout().is_terminal();
-        Self { json, colours, progress: !json && !dumb && stderr().is_terminal() }
+        let progress = !json && !dumb && stderr().is_terminal();
+        Self { json, colours, progress, width: terminal_width().clamp(60, 120) }
+    }
+
+    /// Columns that a line may fill.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Whether progress may be drawn on standard error.
@@ -104,6 +111,14 @@ impl Output {
     }
 }
 
+/// Columns of the terminal; a usual number for a file or pipe.
+fn terminal_width() -> usize {
+    match rustix::termios::tcgetwinsize(stdout()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        _ => 100,
+    }
+}
+
 fn print(text: &str) {
     // A closed pipe is the reader's way to say that it has enough.
     let _ = stdout().write_all(text.as_bytes());
@@ -127,13 +142,15 @@ fn layout(row: &[String], widths: &[usize], right: &[usize]) -> String {
     format!("  {}", line.join("  ").trim_end())
 }
 
-/// Text broken at spaces into lines of at most `width` characters, the following ones indented.
+/// Text broken at spaces so that lines which begin at column `indent` end before column `width`. The first line is not
+/// indented: it follows what the caller prints before it.
 pub fn wrap(text: &str, width: usize, indent: usize) -> String {
+    let width = width.saturating_sub(indent).max(20);
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
     for word in text.split_whitespace() {
         let used = line.chars().count() + word.chars().count() + 1;
-        if !line.is_empty() && used > width.saturating_sub(if lines.is_empty() { 0 } else { indent }) {
+        if !line.is_empty() && used > width {
             lines.push(std::mem::take(&mut line));
         }
         if !line.is_empty() {
@@ -192,14 +209,14 @@ mod tests {
 
     #[test]
     fn wrapped_text_keeps_its_words_and_width() {
-        let text = "one two three four five";
-        assert_eq!(wrap(text, 9, 2), "one two\n  three\n  four\n  five");
+        let text = "one two three four five six";
+        assert_eq!(wrap(text, 24, 4), "one two three four\n    five six");
         assert_eq!(wrap(text, 100, 2), text);
     }
 
     #[test]
     fn output_without_a_terminal_has_no_escape_sequences() {
-        let output = Output { json: false, colours: false, progress: false };
+        let output = Output { json: false, colours: false, progress: false, width: 80 };
         assert_eq!(output.tint(Tone::Bad, "x"), "x");
         let coloured = Output { colours: true, ..output };
         assert_eq!(coloured.tint(Tone::Bad, "x"), "\x1b[31mx\x1b[0m");

@@ -31,6 +31,9 @@ pub struct Records {
     pub cosignatures: BTreeMap<Slot, Vec<String>>,
 }
 
+/// Writes one file of the folder.
+type Put<'a> = dyn Fn(&str, &[u8]) -> Result<(), Failure> + 'a;
+
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -88,7 +91,7 @@ impl Records {
 
     fn write_proof(
         &self,
-        put: &dyn Fn(&str, &[u8]) -> Result<(), Failure>,
+        put: &Put<'_>,
         note: &Note,
         leaves: &[Digest],
         proven: Slot,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::exit;
 use super::failure::Failure;
 use super::kvm;
-use super::output::{Output, wrap};
+use super::output::{Output, Tone, wrap};
 use attacks::{ATTACKS, Attack};
 
 /// Runs the whole path once: boot, load, attestation, migration under load, proof that nothing was lost.
@@ -55,7 +55,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 20, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     slot_interval: u64,
     /// A migration without progress for this long is given up, milliseconds.
-    #[arg(long, default_value_t = 10_000, value_name = "MS", value_parser = clap::value_parser!(u32).range(100..))]
+    #[arg(long, default_value_t = 5000, value_name = "MS", value_parser = clap::value_parser!(u32).range(100..))]
     timeout: u32,
     /// Turns one party Byzantine; `list` explains the attacks.
     #[arg(long, value_name = "NAME")]
@@ -124,15 +124,13 @@ fn list(output: &Output) -> u8 {
         words.join(", ")
     };
     for attack in &ATTACKS {
-        let name = output.tint(super::output::Tone::Strong, attack.name);
-        let pad = " ".repeat(18usize.saturating_sub(attack.name.len()));
-        let who = attack.byzantine.words();
-        output.line(&format!("  {name}{pad}{}", wrap(&format!("{who}: {}", attack.tries), 60, 20)));
+        let name = output.tint(Tone::Strong, &format!("{:<18}", attack.name));
+        let tries = format!("{}: {}", attack.byzantine.words(), attack.tries);
+        output.line(&format!("  {name}{}", wrap(&tries, output.width(), 20)));
         let kinds =
             if attack.kinds.is_empty() { String::new() } else { format!(": {}", attack.kinds.join(" or ")) };
-        let refused = format!("refused by {}{kinds}", refusers(attack));
-        output
-            .line(&output.tint(super::output::Tone::Faint, &format!("{:20}{}", "", wrap(&refused, 60, 20))));
+        let refused = wrap(&format!("refused by {}{kinds}", refusers(attack)), output.width(), 20);
+        output.line(&output.tint(Tone::Faint, &format!("{:20}{refused}", "")));
     }
     let attacks: Vec<Value> = ATTACKS
         .iter()

@@ -50,14 +50,14 @@ impl Refusals {
     }
 
     /// The destination's word in the report of the migration.
-    pub fn from_report(&mut self, report: &Report, destination: &str) {
+    pub fn add_report(&mut self, report: &Report, destination: &str) {
         if let Some(refused) = &report.refused {
             self.note(destination, &refused.kind, 1, &refused.detail);
         }
     }
 
     /// What the clients refused.
-    pub fn from_clients(&mut self, target: &Target) {
+    pub fn add_clients(&mut self, target: &Target) {
         for (kind, count) in target.refused() {
             self.note(CLIENTS, &kind, count, "answers that were not believed");
         }
@@ -67,7 +67,7 @@ impl Refusals {
     }
 
     /// The logs of all honest nodes.
-    pub fn from_logs(&mut self, cluster: &Cluster) {
+    pub fn add_logs(&mut self, cluster: &Cluster) {
         for name in cluster.node_names() {
             if cluster.is_faulty(&name) {
                 continue;

@@ -191,7 +191,7 @@ fn summary(shown: &Shown, verdict: &Verdict, output: &Output) {
     rows.push(("certificates", shown.certificates.display().to_string()));
     for (name, text) in rows {
         let name = output.tint(Tone::Faint, &format!("{name:<13}"));
-        output.line(&format!("  {name} {}", wrap(&text, 100, 16)));
+        output.line(&format!("  {name} {}", wrap(&text, output.width(), 16)));
     }
     if let Some(kept) = &shown.kept {
         output.line(&format!("  {} {}", output.tint(Tone::Faint, "kept         "), kept.display()));
@@ -211,12 +211,12 @@ fn attack_summary(shown: &Shown, attack: &Attack, verdict: &Verdict, output: &Ou
     output.line("");
     let title = format!("attack {}", attack.name);
     output.line(&output.tint(Tone::Strong, &title));
-    let line = |text: &str| output.line(&format!("  {}", wrap(text, 96, 2)));
+    let line = |text: &str| output.line(&format!("  {}", wrap(text, output.width(), 2)));
     line(&format!("{} ({}): {}", attack.byzantine.words(), shown.faulty.join(", "), attack.tries));
     for refused in &verdict.refused {
         let times = if refused.count > 1 { format!(" ({} times)", refused.count) } else { String::new() };
         let text = format!("{} refused it: {}: {}{times}", refused.by, refused.kind, refused.detail);
-        output.line(&format!("  {}", output.tint(Tone::Good, &wrap(&text, 96, 2))));
+        output.line(&format!("  {}", output.tint(Tone::Good, &wrap(&text, output.width(), 2))));
     }
     if attack.outcome == Outcome::GuaranteeGone {
         guarantee_gone(shown, output);
@@ -235,7 +235,8 @@ fn attack_summary(shown: &Shown, attack: &Attack, verdict: &Verdict, output: &Ou
 }
 
 fn guarantee_gone(shown: &Shown, output: &Output) {
-    let line = |tone, text: &str| output.line(&format!("  {}", output.tint(tone, &wrap(text, 96, 2))));
+    let line =
+        |tone, text: &str| output.line(&format!("  {}", output.tint(tone, &wrap(text, output.width(), 2))));
     line(
         Tone::Notable,
         "The guarantee is gone: with f + 1 Byzantine verifiers two quorums need not share an honest member, so two \

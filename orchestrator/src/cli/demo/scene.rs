@@ -101,7 +101,7 @@ pub async fn play(
     cluster.stop().await;
     progress.clear();
     let mut shown = played.map_err(|failure| with_logs(failure, &cluster, &folder))?;
-    shown.refusals.from_logs(&cluster);
+    shown.refusals.add_logs(&cluster);
     if arguments.keep.is_none() {
         discard(&folder, &cluster);
     } else {
@@ -404,8 +404,8 @@ impl<'a> Scene<'a> {
             (pair, names)
         });
         let mut refusals = Refusals::default();
-        refusals.from_report(&report, DESTINATION);
-        refusals.from_clients(&self.target);
+        refusals.add_report(&report, DESTINATION);
+        refusals.add_clients(&self.target);
         let count = |sum: (u64, u64), counted: quorate_attest::vm::Verified| {
             (sum.0 + counted.replayed, sum.1 + counted.sampled)
         };

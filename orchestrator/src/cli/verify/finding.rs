@@ -6,10 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::super::output::{Output, Tone, wrap};
 
-/// Width to which long sentences are broken.
-const WIDTH: usize = 96;
 /// Where the sentences begin.
-const INDENT: usize = 30;
+const INDENT: usize = 37;
 
 /// One check: of a file, or of several files together.
 #[derive(Clone, Debug)]
@@ -79,7 +77,7 @@ impl Finding {
             .file
             .file_name()
             .map_or_else(|| self.file.display().to_string(), |name| name.to_string_lossy().into_owned());
-        let text = wrap(&text, WIDTH - INDENT, INDENT);
+        let text = wrap(&text, output.width(), INDENT);
         let width = INDENT - 8;
         output.line(&format!("  {mark}  {name:<width$}{text}"));
         let mut object = self.facts.clone();

@@ -63,12 +63,12 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
     let boot = Instant::now();
     let execution = Execution::genesis(&image, memory_bytes)?;
     let booted = boot.elapsed();
-    let pages = PageSnapshot::genesis(&image, memory_bytes)
-        .map_err(|error| Failure::refused(error.kind(), &error))?;
+    let pages =
+        PageSnapshot::genesis(&image, memory_bytes).map_err(|error| Failure::refused(error.kind(), error))?;
     let total = inputs.len() as u64;
     let drive = Drive::new(execution, inputs, arguments.slot_inputs)?;
     let mut run = Run::new(arguments, drive, pages, total, &image, memory_bytes)?;
-    let end = run.to_the_end(output)?;
+    let end = run.drive_on(output)?;
     let code = if let End::Finished(code) = end { Some(code) } else { None };
     let Run { drive, slots, outputs, .. } = run;
     let (ran, measured) = (drive.ran, drive.measured);
@@ -143,7 +143,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn to_the_end(&mut self, output: &Output) -> Result<End, Failure> {
+    fn drive_on(&mut self, output: &Output) -> Result<End, Failure> {
         let genesis = self.drive.cut()?;
         self.slot(&genesis, output)?;
         loop {
