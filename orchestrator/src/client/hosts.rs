@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::host::limits;
 use quorate_attest::id::{Slot, VmId};
 use quorate_attest::key::{PublicKey, SecretKey};
 use quorate_attest::vm::{ActivationCertificate, Recovery, SlotCertificate, VmSpec};
-use crate::host::limits;
 use quorate_transport::{Connection, Endpoint, Exchange, Members, Role, TransportError};
 use quorate_verifier::protocol::Refused;
 use tokio::sync::Mutex;

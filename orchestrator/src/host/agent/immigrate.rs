@@ -226,7 +226,8 @@ impl Agent {
         if self.vm.as_ref().is_none_or(|vm| vm.running) {
             // The base is still on its way; the order is checked when it is there.
             if immigration.queued.len() >= QUEUED_MAX {
-                return self.immigration_fails(refusal("TransferBudgetExceeded", &"too many slots before the base"));
+                return self
+                    .immigration_fails(refusal("TransferBudgetExceeded", &"too many slots before the base"));
             }
             immigration.queued.insert(slot, propose);
             return self.step_immigration(Input::Slot(slot));

@@ -176,7 +176,9 @@ impl Agent {
             let heads = collect_heads(&askers, &group, vm).await;
             let quorum = group.rule().map_or(u64::MAX, |rule| rule.quorum());
             // f + 1 votes contain an honest one: a newer generation may be under way, so this host waits.
-            let newer = heads.iter().filter(|head| head.vote.as_ref().is_some_and(|vote| vote.generation > generation));
+            let newer = heads
+                .iter()
+                .filter(|head| head.vote.as_ref().is_some_and(|vote| vote.generation > generation));
             let known = heads.len() as u64 >= quorum && newer.count() as u64 <= group.f;
             agent.send(Event::Standing(superseding(&heads, &group, generation, |_| None), known));
         });
