@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::signal::{register_signal_handler, unblock_signal};
+
 const TICK_MIN: Duration = Duration::from_millis(1);
 const TICK_MAX: Duration = Duration::from_millis(250);
 /// How many times the helper looks at a guest within its budget.
@@ -128,27 +130,20 @@ fn kick_signal() -> libc::c_int {
     libc::SIGRTMAX()
 }
 
-extern "C" fn ignore(_signal: libc::c_int) {}
+extern "C" fn ignore(_signal: libc::c_int, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {}
 
+/// The handler does nothing, and so is async-signal-safe.
 fn install_handler() {
-    // SAFETY: a zeroed sigaction is a valid value; the handler does nothing and so is async-signal-safe. The signal is
-    // reserved for kicks.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
-        libc::sigaction(kick_signal(), &action, std::ptr::null_mut());
-    }
+    // Fails only for a number that is no signal.
+    let installed = register_signal_handler(kick_signal(), ignore);
+    debug_assert!(installed.is_ok(), "the kick is a signal");
 }
 
 /// The thread's own mask decides whether a kick arrives; a caller may have blocked everything.
 fn unblock_kick() {
-    // SAFETY: the set is initialised by sigemptyset before it is used, and only this thread's mask changes.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, kick_signal());
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
-    }
+    // Fails only for a number that is no signal.
+    let unblocked = unblock_signal(kick_signal());
+    debug_assert!(unblocked.is_ok(), "the kick is a signal");
 }
 
 fn current_thread() -> libc::pid_t {
