@@ -10,15 +10,20 @@
 
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 /// Finds the class of this machine.
 pub struct PlatformClass;
 
 impl PlatformClass {
-    /// The class and the text it is the digest of.
+    /// The class and the text it is the digest of. Found once in a process: CPUID traps in a virtual machine, and every
+    /// checkpoint names the class while its guest stands still.
     pub fn detect() -> (quorate_attest::id::PlatformClass, String) {
-        let text = describe(&vendor(), family_and_model(__cpuid(1).eax), &components(), flavour());
-        (digest(&text), text)
+        static FOUND: LazyLock<(quorate_attest::id::PlatformClass, String)> = LazyLock::new(|| {
+            let text = describe(&vendor(), family_and_model(__cpuid(1).eax), &components(), flavour());
+            (digest(&text), text)
+        });
+        FOUND.clone()
     }
 }
 
