@@ -136,6 +136,11 @@ impl IncomingMachine {
         Ok(Self { memory, tree, expected: *expected, missing })
     }
 
+    /// The tree that the leaves fold to.
+    pub(crate) fn tree(&self) -> &PageTree {
+        &self.tree
+    }
+
     /// The pages still needed, ascending.
     pub fn wanted(&self) -> impl Iterator<Item = u32> + '_ {
         (0u32..).step_by(64).zip(&self.missing).flat_map(|(base, word)| {

@@ -32,7 +32,7 @@ use crate::image::Image;
 use crate::incoming::{IncomingError, IncomingMachine};
 use crate::machine::Machine;
 use crate::measurement::Measurement;
-use crate::page_tree::{Digest, PAGE_BYTES, Page, PageTree};
+use crate::page_tree::{Digest, PAGE_BYTES, Page};
 use crate::snapshot::PageSnapshot;
 
 const MAGIC: [u8; 8] = *b"QRTSTATE";
@@ -106,7 +106,8 @@ pub fn send(
     head.extend_from_slice(&cpu);
     head.extend_from_slice(&device);
     out.write_all(&head)?;
-    let leaves: Vec<u8> = state.pages.tree().leaves().flatten().copied().collect();
+    let mut leaves = Vec::with_capacity(state.pages.tree().count() as usize * size_of::<Digest>());
+    state.pages.tree().leaves().for_each(|leaf| leaves.extend_from_slice(leaf));
     for part in leaves.chunks(BATCH_PAGES * PAGE_BYTES) {
         out.write_all(part)?;
     }
@@ -210,10 +211,9 @@ fn receive_with(
         return Err(IncomingError::RootMismatch { component: "device" }.into());
     }
     let leaves = receive_leaves(input, expected.measurement.page_count)?;
-    let tree = expected.keep_pages.then(|| PageTree::from_leaves(&leaves));
     let leaf_bytes = leaves.len() * size_of::<Digest>();
     let mut incoming = IncomingMachine::new(expected.memory_bytes, leaves, &expected.measurement)?;
-    let mut kept = tree.map(PageSnapshot::expecting);
+    let mut kept = expected.keep_pages.then(|| PageSnapshot::expecting(incoming.tree().clone()));
     let pages = receive_pages(write_page, input, &mut incoming, kept.as_mut(), progress)?;
     let machine = incoming.finish(expected.image, &cpu, &device)?;
     let checkpoint = kept.map(|pages| Checkpoint {
