@@ -107,13 +107,33 @@ fn examine(arguments: &Arguments, trust: &Trust) -> Result<Vec<Finding>, Failure
     Ok(findings)
 }
 
-/// Prints the verdict and returns the exit code.
-fn conclude(findings: &[Finding], output: &Output) -> u8 {
+/// What all checks together mean.
+struct Verdict {
+    result: &'static str,
+    code: u8,
+    failed: Option<(String, String)>,
+    stale: Option<String>,
+    replayed: u64,
+    sampled: u64,
+}
+
+fn judge(findings: &[Finding]) -> Verdict {
     let (replayed, sampled) = findings.iter().fold((0, 0), |(replayed, sampled), finding| {
         (replayed + finding.replayed, sampled + finding.sampled)
     });
     let failed = findings.iter().find_map(|finding| finding.failed.clone());
     let stale = findings.iter().find_map(|finding| finding.stale.clone());
+    let (result, code) = match (&failed, &stale) {
+        (Some(_), _) => ("invalid", exit::REFUSED),
+        (None, Some(_)) => ("stale", exit::STALE),
+        (None, None) => ("valid", exit::OK),
+    };
+    Verdict { result, code, failed, stale, replayed, sampled }
+}
+
+/// Prints the verdict and returns the exit code.
+fn conclude(findings: &[Finding], output: &Output) -> u8 {
+    let Verdict { result, code, failed, stale, replayed, sampled } = judge(findings);
     if replayed + sampled > 0 {
         output.line(&format!("attestations: {replayed} REPLAYED, {sampled} SAMPLED"));
         if replayed == 0 {
@@ -121,24 +141,18 @@ fn conclude(findings: &[Finding], output: &Output) -> u8 {
             output.line(&output.tint(Tone::Notable, warning));
         }
     }
-    let (result, code) = match (&failed, &stale) {
-        (Some((kind, detail)), _) => {
-            eprintln!("invalid: {kind}: {detail}");
-            ("invalid", exit::REFUSED)
-        }
-        (None, Some(detail)) => {
-            eprintln!("valid, but older than demanded: {detail}");
-            ("stale", exit::STALE)
-        }
-        (None, None) => ("valid", exit::OK),
-    };
+    match (&failed, &stale) {
+        (Some((kind, detail)), _) => eprintln!("invalid: {kind}: {detail}"),
+        (None, Some(detail)) => eprintln!("valid, but older than demanded: {detail}"),
+        (None, None) => {}
+    }
     let tone = if code == exit::OK { Tone::Good } else { Tone::Bad };
     output.line(&output.tint(tone, result));
+    let kind = failed.as_ref().map(|(kind, _)| kind);
     output.object(&json!({
         "result": result, "checked": findings.len(), "replayed": replayed, "sampled": sampled,
-        "sampled_only": replayed == 0 && sampled > 0,
-        "rule_failed": failed.as_ref().map(|(kind, _)| kind), "error_kind": failed.as_ref().map(|(kind, _)| kind),
-        "error": failed.map(|(_, detail)| detail), "stale": stale,
+        "sampled_only": replayed == 0 && sampled > 0, "rule_failed": kind, "error_kind": kind,
+        "error": failed.as_ref().map(|(_, detail)| detail), "stale": stale,
     }));
     code
 }

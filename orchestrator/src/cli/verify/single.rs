@@ -55,10 +55,16 @@ fn activation(
 ) -> Result<Finding, Failure> {
     let (group, expected) = trust.expect(Kind::ACTIVATE)?;
     let finding = finding.with(describe::activation(certificate, group));
-    Ok(match certificate.verify(group, &expected, None) {
-        Ok(()) => finding.holds(activation_summary(certificate, group)),
-        Err(error) => finding.fails(error.kind(), error),
-    })
+    if let Err(error) = certificate.verify(group, &expected, None) {
+        return Ok(finding.fails(error.kind(), error));
+    }
+    // Which host ran the generation before is known to a chain only; alone, it must be one of the group.
+    if let Cause::Relinquish(relinquish) = &certificate.cause
+        && !group.hosts.iter().any(|host| relinquish.verify(&expected, &host.key).is_ok())
+    {
+        return Ok(finding.fails("BadSignature", "the relinquishment is signed by no host of the group"));
+    }
+    Ok(finding.holds(activation_summary(certificate, group)))
 }
 
 /// One sentence about a new generation.

@@ -24,9 +24,8 @@ use quorate_verifier::config::group_file;
 use quorate_vmm::Image;
 use quorate_vmm::genesis::genesis;
 
-use super::super::output::Output;
 use super::super::records::Records;
-use super::{Arguments, conclude, examine};
+use super::{Arguments, examine, judge};
 use crate::cli::verify::trust::Trust;
 use crate::client::hosts::SlotRecords;
 
@@ -49,7 +48,7 @@ fn verify<S: AsRef<str>>(words: &[S]) -> (u8, Option<String>) {
     match findings {
         Ok(findings) => {
             let failed = findings.iter().find_map(|finding| finding.failed.clone());
-            (conclude(&findings, &Output::new(false)), failed.map(|(kind, _)| kind))
+            (judge(&findings).code, failed.map(|(kind, _)| kind))
         }
         Err(failure) => (failure.code, Some(failure.kind)),
     }
