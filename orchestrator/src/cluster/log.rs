@@ -39,7 +39,9 @@ fn parse(line: &str) -> Option<Refusal> {
     let kind = text("error_kind")?.to_owned();
     let parts = [text("message"), text("error"), text("detail")];
     let detail: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
-    Some(Refusal { kind, detail: detail.join(": ") })
+    let detail = detail.join(": ");
+    // That it was refused is what `kind` says.
+    Some(Refusal { kind, detail: detail.strip_prefix("refused: ").unwrap_or(&detail).to_owned() })
 }
 
 #[cfg(test)]
@@ -54,7 +56,7 @@ mod tests {
             "{\"level\":\"WARN\",\"fields\":{\"message\":\"refused\",\"error_kind\":\"StaleSlot\",\"error\":\"old\"}}\n",
         );
         let found = read(log.as_bytes());
-        assert_eq!(found, [Refusal { kind: "StaleSlot".into(), detail: "refused: old".into() }]);
+        assert_eq!(found, [Refusal { kind: "StaleSlot".into(), detail: "old".into() }]);
     }
 
     #[test]

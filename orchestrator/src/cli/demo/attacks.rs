@@ -213,7 +213,7 @@ pub const ATTACKS: [Attack; 17] = [
         byzantine: Byzantine::Verifiers,
         tries: "attest other states than the ones they were shown",
         refusers: &[Refuser::Host],
-        kinds: &["BadSignature", "SignatureNonCanonical", "RootMismatch", "DoubleVote"],
+        kinds: &["BadSignature"],
         outcome: Outcome::Completed,
     },
     Attack {

@@ -15,7 +15,7 @@ use super::exit;
 use super::failure::Failure;
 use super::kvm;
 use super::output::{Output, Tone, wrap};
-use attacks::{ATTACKS, Attack};
+use attacks::{ATTACKS, Attack, Refuser};
 
 /// Runs the whole path once: boot, load, attestation, migration under load, proof that nothing was lost.
 #[derive(Debug, Args)]
@@ -123,13 +123,19 @@ fn list(output: &Output) -> u8 {
         let words: Vec<_> = attack.refusers.iter().map(|refuser| refuser.words()).collect();
         words.join(", ")
     };
+    let consequence = |attack: &Attack| -> String {
+        let kinds = attack.kinds.join(" or ");
+        match attack.refusers {
+            [Refuser::Nobody] => "harmless: a quorum answers without them".to_owned(),
+            [Refuser::Anyone] => format!("not prevented; proved by whoever sees both certificates: {kinds}"),
+            _ => format!("refused by {}: {kinds}", refusers(attack)),
+        }
+    };
     for attack in &ATTACKS {
         let name = output.tint(Tone::Strong, &format!("{:<18}", attack.name));
         let tries = format!("{}: {}", attack.byzantine.words(), attack.tries);
         output.line(&format!("  {name}{}", wrap(&tries, output.width(), 20)));
-        let kinds =
-            if attack.kinds.is_empty() { String::new() } else { format!(": {}", attack.kinds.join(" or ")) };
-        let refused = wrap(&format!("refused by {}{kinds}", refusers(attack)), output.width(), 20);
+        let refused = wrap(&consequence(attack), output.width(), 20);
         output.line(&output.tint(Tone::Faint, &format!("{:20}{refused}", "")));
     }
     let attacks: Vec<Value> = ATTACKS

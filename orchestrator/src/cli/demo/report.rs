@@ -172,7 +172,7 @@ fn summary(shown: &Shown, verdict: &Verdict, output: &Output) {
     rows.push((
         "latency",
         format!(
-            "p50 {}, p99 {}, longest pause between answers {}",
+            "p50 {}, p99 {}, longest pause {}",
             milliseconds(p50.as_nanos() as u64),
             milliseconds(p99.as_nanos() as u64),
             milliseconds(gap.as_nanos() as u64),
@@ -213,9 +213,8 @@ fn attack_summary(shown: &Shown, attack: &Attack, verdict: &Verdict, output: &Ou
     output.line(&output.tint(Tone::Strong, &title));
     let line = |text: &str| output.line(&format!("  {}", wrap(text, output.width(), 2)));
     line(&format!("{} ({}): {}", attack.byzantine.words(), shown.faulty.join(", "), attack.tries));
-    for refused in &verdict.refused {
-        let times = if refused.count > 1 { format!(" ({} times)", refused.count) } else { String::new() };
-        let text = format!("{} refused it: {}: {}{times}", refused.by, refused.kind, refused.detail);
+    for (by, refused) in together(&verdict.refused) {
+        let text = format!("{by} refused it: {}: {}", refused.kind, refused.detail);
         output.line(&format!("  {}", output.tint(Tone::Good, &wrap(&text, output.width(), 2))));
     }
     if attack.outcome == Outcome::GuaranteeGone {
@@ -232,6 +231,20 @@ fn attack_summary(shown: &Shown, attack: &Attack, verdict: &Verdict, output: &Ou
         );
         output.line(&format!("  {}", output.tint(Tone::Good, &text)));
     }
+}
+
+/// Refusals of one kind and reason, with the names of all who gave them.
+fn together(refused: &[Refused]) -> Vec<(String, &Refused)> {
+    let mut together: Vec<(String, &Refused)> = Vec::new();
+    for one in refused {
+        let same =
+            together.iter_mut().find(|(_, other)| (&other.kind, &other.detail) == (&one.kind, &one.detail));
+        match same {
+            Some((by, _)) => *by = format!("{by}, {}", one.by),
+            None => together.push((one.by.clone(), one)),
+        }
+    }
+    together
 }
 
 fn guarantee_gone(shown: &Shown, output: &Output) {

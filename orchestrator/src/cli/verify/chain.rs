@@ -11,7 +11,7 @@ use quorate_attest::statement::Kind;
 use quorate_attest::vm::{
     ActivationCertificate, ConflictingCertificates, SlotCertificate, SlotStatement, statement_leaf,
 };
-use quorate_verifier::core::{check_link, measurement_of};
+use quorate_verifier::core::{Evidence, check_link, measurement_of};
 use quorate_vmm::genesis::genesis;
 use serde_json::json;
 
@@ -45,6 +45,10 @@ pub fn check(trust: &Trust, items: &[Item]) -> Result<Vec<Finding>, Failure> {
             Material::Activation(certificate) if checked.failed.is_none() => activations.push(&**certificate),
             _ => {}
         }
+        let checked = match &item.material {
+            Material::Evidence(evidence) => void(checked, evidence),
+            _ => checked,
+        };
         // Slots that hold are summed up in one line; what fails is named one by one.
         if checked.failed.is_some() || !matches!(item.material, Material::Slot(_)) {
             findings.push(checked);
@@ -57,6 +61,17 @@ pub fn check(trust: &Trust, items: &[Item]) -> Result<Vec<Finding>, Failure> {
     }
     findings.extend(check_log(trust, items, &slots)?);
     Ok(findings)
+}
+
+/// Evidence is a valid file, but next to a chain of the same group conflicting quorums take away what the chain proves.
+fn void(checked: Finding, evidence: &Evidence) -> Finding {
+    let conflict =
+        matches!(evidence, Evidence::ConflictingCertificates(_) | Evidence::ConflictingActivations(_));
+    if !conflict || checked.failed.is_some() {
+        return checked;
+    }
+    let text = format!("{}; no certificate of this group proves anything any more", checked.summary);
+    checked.fails("ConflictingCertificates", text)
 }
 
 fn summary(

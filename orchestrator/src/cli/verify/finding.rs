@@ -78,8 +78,8 @@ impl Finding {
             .file_name()
             .map_or_else(|| self.file.display().to_string(), |name| name.to_string_lossy().into_owned());
         let text = wrap(&text, output.width(), INDENT);
-        let width = INDENT - 8;
-        output.line(&format!("  {mark}  {name:<width$}{text}"));
+        let width = INDENT - 9;
+        output.line(&format!("  {mark}  {name:<width$} {text}"));
         let mut object = self.facts.clone();
         object.insert("file".into(), json!(self.file));
         object.insert("type".into(), json!(self.what));

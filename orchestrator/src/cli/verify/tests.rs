@@ -450,6 +450,8 @@ fn two_certificates_for_one_slot_are_a_conflict() {
     let evidence = ConflictingCertificates { first, second: fork };
     fs::write(run.path("pair.evidence"), evidence.encoded()).unwrap();
     assert_eq!(verify(&[run.text("pair.evidence")]), VALID, "evidence that holds is a valid file");
+    fs::remove_file(run.path("fork.cert")).unwrap();
+    assert_eq!(run.verify(&[]), invalid("ConflictingCertificates"), "but a chain beside it proves nothing");
     let none = ConflictingCertificates { second: evidence.first.clone(), ..evidence };
     fs::write(run.path("pair.evidence"), none.encoded()).unwrap();
     assert_eq!(verify(&[run.text("pair.evidence")]), invalid("NoConflict"));

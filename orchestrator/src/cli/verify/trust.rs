@@ -14,7 +14,7 @@ use quorate_vmm::Image;
 
 use super::super::failure::Failure;
 use super::super::image;
-use super::super::output::{Output, Tone, short};
+use super::super::output::{Output, Tone, short, wrap};
 use super::Arguments;
 use super::freshness::Age;
 use super::material::read_bytes;
@@ -91,13 +91,14 @@ impl Trust {
     pub fn describe(&self, output: &Output) {
         if let Some(group) = &self.group {
             let quorum = group.rule().map_or(0, |rule| rule.quorum());
-            output.line(&format!(
+            let text = format!(
                 "group {} ({}), {quorum} of {} verifiers are a quorum, at most {} may be Byzantine",
                 group.name,
                 short(group.id()),
                 group.members.len(),
                 group.f,
-            ));
+            );
+            output.line(&wrap(&text, output.width(), 2));
         }
         if let Some(vm) = &self.vm {
             let name = self.spec.as_ref().map_or("", |spec| &spec.name);
