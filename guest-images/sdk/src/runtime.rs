@@ -97,6 +97,9 @@ unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, length: usize) ->
     unsafe { memory::compare(left, right, length) }
 }
 
+/// Its code must differ from that of `memcmp`: the compiler merges equal functions, calls `bcmp` where an order is wanted,
+/// and then expands those calls by what it knows of `bcmp`, which is that only zero or not zero matters.
+///
 /// # Safety
 ///
 /// As `memcmp`.
@@ -104,7 +107,7 @@ unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, length: usize) ->
 #[unsafe(no_mangle)]
 unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, length: usize) -> i32 {
     // SAFETY: the contract of C's function is the same.
-    unsafe { memory::compare(left, right, length) }
+    i32::from(unsafe { memory::compare(left, right, length) } != 0)
 }
 
 /// Named by the unwind tables of `core`; the program never unwinds (`panic = "abort"`).

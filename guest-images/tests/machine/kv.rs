@@ -80,6 +80,22 @@ fn the_guest_answers_as_the_library_does_and_two_guests_end_in_equal_states() {
     assert_eq!(first.measure(), second.measure());
 }
 
+/// Ordered maps over keys of fixed length are compared by code that no test with one client runs.
+#[test]
+fn requests_of_many_clients_repeated_in_any_order_are_executed_once() {
+    let mut guest = booted(MEMORY);
+    let requests: Vec<Request> = (0..40u8)
+        .map(|number| {
+            let key = SecretKey::from_seed([number.wrapping_mul(89).wrapping_add(1); 32]);
+            let put = Operation::Put { key: vec![b'k', number], value: vec![number] };
+            Client::new(key, spec(MEMORY).id(), 0).request(&put, Nonce::from_bytes([number; 16]))
+        })
+        .collect();
+    for request in requests.iter().chain(requests.iter().rev()) {
+        assert_eq!(ask(&mut guest, request), Ok(Answer::Stored { replaced: false }));
+    }
+}
+
 #[test]
 fn one_fill_brings_a_machine_to_its_size_and_yields_on_the_way() {
     let memory_bytes = 512 << 20;
