@@ -16,6 +16,7 @@ use quorate_orchestrator::client::{CallError, Patience, Target, VmClient};
 use quorate_orchestrator::cluster::{Cluster, Plan, log};
 use quorate_orchestrator::protocol::{Report, Status};
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::JoinHandle;
 
 use crate::programs::programs;
 use crate::sign_logs;
@@ -68,7 +69,7 @@ pub struct World {
     /// The processes.
     pub cluster: Cluster,
     /// The operator.
-    pub operator: Operator,
+    pub operator: Arc<Operator>,
     /// The VM as clients see it.
     pub target: Arc<Target>,
     migration_timeout_ms: u32,
@@ -117,7 +118,7 @@ impl World {
             .collect::<BTreeMap<_, _>>();
         let cluster = Cluster::start(plan).await.expect("the cluster starts");
         let hosts = cluster.hosts();
-        let operator = Operator::new(cluster.operator(), hosts.clone()).expect("a socket");
+        let operator = Arc::new(Operator::new(cluster.operator(), hosts.clone()).expect("a socket"));
         let spec = spec(&cluster, setup.memory_mib);
         let target = Arc::new(Target::new(Arc::new(cluster.group().clone()), spec.clone(), hosts));
         operator.start(A, spec, KV.elf.to_vec()).await.expect("the VM starts");
@@ -179,8 +180,14 @@ impl World {
     /// # Errors
     /// The source cannot be reached or refuses the order.
     pub async fn migrate(&self, from: usize, to: usize) -> Result<Report, HostError> {
+        self.begin_migration(from, to).await.expect("the task ends")
+    }
+
+    /// Moves the VM in a task of its own, so that nodes can be restarted meanwhile.
+    pub fn begin_migration(&self, from: usize, to: usize) -> JoinHandle<Result<Report, HostError>> {
+        let (operator, vm, timeout_ms) = (Arc::clone(&self.operator), self.vm(), self.migration_timeout_ms);
         let destination = self.target.hosts()[to].key;
-        self.operator.migrate(from, self.vm(), destination, self.migration_timeout_ms, |_| {}).await
+        tokio::spawn(async move { operator.migrate(from, vm, destination, timeout_ms, |_| {}).await })
     }
 
     /// Moves the VM while clients work; nothing they wrote may be lost, whatever becomes of the migration.
