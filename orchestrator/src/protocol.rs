@@ -224,7 +224,7 @@ pub struct StatusQuery {}
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Accepted {}
 
-/// The base state is in place, each page verified.
+/// The base state is in place, each page verified, and on stable storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Loaded {
     /// Its slot.

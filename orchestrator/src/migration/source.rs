@@ -20,7 +20,7 @@ pub enum Input {
     Accepted,
     /// The destination is still pulling the base state.
     Pulling,
-    /// The destination holds the base slot, verified and in place.
+    /// The destination holds the base slot, verified, in place and on stable storage.
     Loaded(Slot),
     /// A slot was cut while the VM runs on.
     Cut(Slot),
@@ -185,18 +185,19 @@ impl Source {
         match input {
             Input::Accepted if self.phase == Phase::Offering => {
                 self.phase = Phase::Streaming;
-                Vec::new()
+                self.forward()
             }
             Input::Loaded(slot) if self.phase == Phase::Streaming => {
-                self.replayed = Some(slot);
+                self.replayed = self.replayed.max(Some(slot));
                 self.phase = Phase::Following;
-                let mut effects = self.forward();
-                effects.extend(self.freeze_when_caught_up());
-                effects
+                self.freeze_when_caught_up()
             }
             Input::Cut(slot) => {
                 self.newest = self.newest.max(slot);
-                if self.phase == Phase::Following { self.forward() } else { Vec::new() }
+                match self.phase {
+                    Phase::Streaming | Phase::Following => self.forward(),
+                    _ => Vec::new(),
+                }
             }
             Input::Certified(slot) => {
                 self.certified = self.certified.max(Some(slot));

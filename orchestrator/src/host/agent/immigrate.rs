@@ -15,7 +15,7 @@ use quorate_vmm::state_stream::Moved;
 use tokio::sync::mpsc;
 
 use super::active::{refusal, refused_by};
-use super::vm::{Vm, admit};
+use super::vm::Vm;
 use super::{Agent, Event, Fatal, refused};
 use crate::host::clock::{monotonic_ms, monotonic_ns};
 use crate::host::conduct::Step;
@@ -25,14 +25,14 @@ use crate::host::pull;
 use crate::host::timeline::Timeline;
 use crate::host::vm_thread::{SlotState, VmFailure};
 use crate::migration::destination::{Destination, Effect, Input};
-use crate::protocol::{
-    Accepted, Activated, Declined, FromHost, Handover, Loaded, Offer, Progress, Replayed, Report, ToHost,
-};
+use crate::protocol::{Accepted, Activated, Declined, FromHost, Handover, Offer, Report, ToHost};
 
 /// Statements shown to the head inquiry as known.
 const HISTORY_MAX: u64 = 64;
-/// Slots that may arrive before the base state is in place. Each carries bounded inputs.
-const QUEUED_MAX: usize = 64;
+/// Slots that may arrive before the base state is in place: as many as a source keeps.
+const QUEUED_MAX: usize = 4096;
+/// Bytes of inputs that they may have.
+const QUEUED_BYTES_MAX: usize = 64 << 20;
 
 /// A base state that was pulled and verified.
 #[derive(Debug)]
@@ -51,18 +51,23 @@ pub struct Immigration {
     core: Destination,
     pub(super) source: PublicKey,
     answers: mpsc::UnboundedSender<FromHost>,
-    timeline: Timeline,
-    register: Arc<Register>,
-    base: Base,
-    queued: BTreeMap<Slot, Propose>,
-    base_durable: bool,
-    handover_waits: bool,
+    pub(super) timeline: Timeline,
+    pub(super) register: Arc<Register>,
+    pub(super) base: Base,
+    pub(super) queued: BTreeMap<Slot, Propose>,
+    queued_bytes: usize,
+    pub(super) base_durable: bool,
+    pub(super) handover_waits: bool,
+    /// Whether the base is loaded, which the source hears once it is durable: it stops the guest soon after.
+    pub(super) loaded_waits: bool,
+    /// The newest slot that was replayed meanwhile.
+    pub(super) replayed_waits: Option<Slot>,
     /// Whether the last slot came with the handover and is not in the journal yet.
     last_is_new: bool,
     handover: Option<Handover>,
     instance: Nonce,
     elected: Option<ActivationCertificate>,
-    moved: Moved,
+    pub(super) moved: Moved,
     replay_ns: u64,
     failure: Option<Refused>,
 }
@@ -117,8 +122,11 @@ impl Agent {
             register,
             base: Base { certificate: base, activation, statements },
             queued: BTreeMap::new(),
+            queued_bytes: 0,
             base_durable: false,
             handover_waits: false,
+            loaded_waits: false,
+            replayed_waits: None,
             last_is_new: false,
             handover: None,
             instance: Nonce::from_bytes(fresh()?),
@@ -128,83 +136,6 @@ impl Agent {
             failure: None,
         });
         Ok(())
-    }
-
-    fn spawn_pull(
-        &self,
-        slot: Slot,
-        order: pull::Order,
-        register: &Arc<Register>,
-        answers: mpsc::UnboundedSender<FromHost>,
-    ) {
-        let (agent, register) = (self.migration_handle(), Arc::clone(register));
-        let base_path = self.journal.base_path(slot);
-        let reporter = agent.clone();
-        tokio::task::spawn_blocking(move || {
-            let progress = |done, total| {
-                let progress = Progress { phase: "base state".into(), done, total };
-                let _ = answers.send(FromHost::Progress(progress));
-                reporter.send(Event::Pulling);
-            };
-            let arrived = admit(&register)
-                .map_err(|failure| refused_by(&failure))
-                .and_then(|image| pull::pull(&order, &image, &progress));
-            let checkpoint = arrived.as_ref().ok().map(|arrived| arrived.checkpoint.clone());
-            agent.send(Event::Arrived(Box::new(arrived)));
-            // The copy on stable storage is made while the destination already follows.
-            if let Some(checkpoint) = checkpoint {
-                let written = checkpoint.write_full(&base_path).map_err(|error| error.to_string());
-                agent.send(Event::BaseDurable(written));
-            }
-        });
-    }
-
-    pub(super) fn base_arrived(&mut self, result: Result<Arrived, Refused>) -> Result<(), Fatal> {
-        let Some(immigration) = &mut self.immigration else { return Ok(()) };
-        let arrived = match result {
-            Ok(arrived) => arrived,
-            Err(why) => return self.immigration_fails(why),
-        };
-        immigration.timeline.end("base state", arrived.moved.bytes, 0);
-        immigration.timeline.begin("following");
-        immigration.moved = arrived.moved;
-        let (register, base) = (Arc::clone(&immigration.register), immigration.base.clone());
-        let statement = base.certificate.statement.clone();
-        let host = statement.body.host;
-        let (execution, pages) = (arrived.execution, arrived.checkpoint.pages);
-        let group = Arc::clone(&self.loaded.group);
-        let mut vm = match Vm::with_execution(register, execution, pages, &group, &self.handle, host) {
-            Ok(vm) => vm,
-            Err(failure) => return self.immigration_fails(refused_by(&failure)),
-        };
-        vm.generation = statement.body.generation;
-        if let Some(activation) = base.activation {
-            vm.activated(activation);
-        }
-        vm.statements = base.statements;
-        vm.window.remember(base.certificate);
-        vm.head = Some(statement.clone());
-        vm.pipeline = crate::certify::Pipeline::new((*group).clone(), Some(statement.slot));
-        self.take_on(vm);
-        self.reached(Step::BaseLoaded);
-        self.step_immigration(Input::Loaded)?;
-        if self.conduct.runs_unactivated() {
-            self.run_guest();
-            self.vm.iter().for_each(|vm| vm.thread.run_on());
-        }
-        Ok(())
-    }
-
-    pub(super) fn base_durable(&mut self, result: Result<(), String>) -> Result<(), Fatal> {
-        let Some(immigration) = &mut self.immigration else { return Ok(()) };
-        if let Err(error) = result {
-            return self.immigration_fails(refusal("StorageSyncFailed", &error));
-        }
-        let record = Record::Base(immigration.base.clone());
-        tokio::task::block_in_place(|| self.journal.append(&record))?;
-        let Some(immigration) = &mut self.immigration else { return Ok(()) };
-        immigration.base_durable = true;
-        if std::mem::take(&mut immigration.handover_waits) { self.persist_handover() } else { Ok(()) }
     }
 
     pub(super) fn source_said(&mut self, message: Option<ToHost>) -> Result<(), Fatal> {
@@ -225,7 +156,9 @@ impl Agent {
         let Some(immigration) = &mut self.immigration else { return Ok(()) };
         if self.vm.as_ref().is_none_or(|vm| vm.running) {
             // The base is still on its way; the order is checked when it is there.
-            if immigration.queued.len() >= QUEUED_MAX {
+            let bytes: usize = propose.inputs.iter().map(Vec::len).sum();
+            immigration.queued_bytes = immigration.queued_bytes.saturating_add(bytes);
+            if immigration.queued.len() >= QUEUED_MAX || immigration.queued_bytes > QUEUED_BYTES_MAX {
                 return self
                     .immigration_fails(refusal("TransferBudgetExceeded", &"too many slots before the base"));
             }
@@ -285,10 +218,19 @@ impl Agent {
                 Effect::Pull => {}
                 Effect::ReportLoaded => self.report_loaded()?,
                 Effect::Replay(slot) => self.replay(slot),
-                Effect::ReportReplayed(slot) => self.answer_source(FromHost::Replayed(Replayed { slot })),
-                Effect::PersistHandover => self.persist_handover()?,
-                Effect::CollectCertificate(slot) => self.collect_certificate(slot),
-                Effect::AskHeads(slot) => self.ask_heads(slot),
+                Effect::ReportReplayed(slot) => self.report_replayed(slot),
+                Effect::PersistHandover => {
+                    self.begin_phase("handover durable");
+                    self.persist_handover()?;
+                }
+                Effect::CollectCertificate(slot) => {
+                    self.begin_phase("certificate of slot k");
+                    self.collect_certificate(slot);
+                }
+                Effect::AskHeads(slot) => {
+                    self.begin_phase("heads");
+                    self.ask_heads(slot);
+                }
                 Effect::RequestVotes(slot) => self.request_votes(slot),
                 Effect::PersistGeneration(_) => self.persist_generation()?,
                 Effect::Run(generation) => self.activate(generation)?,
@@ -298,22 +240,19 @@ impl Agent {
         Ok(())
     }
 
-    fn report_loaded(&mut self) -> Result<(), Fatal> {
-        let Some(immigration) = &mut self.immigration else { return Ok(()) };
-        let slot = immigration.base.certificate.statement.slot;
-        let queued = std::mem::take(&mut immigration.queued);
-        self.answer_source(FromHost::Loaded(Loaded { slot }));
-        for (_, propose) in queued {
-            if let Err(why) = self.accept_slot(&propose) {
-                return self.immigration_fails(why);
-            }
-            let record = Record::Slot(propose);
-            tokio::task::block_in_place(|| self.journal.append(&record))?;
+    fn begin_phase(&mut self, name: &'static str) {
+        if let Some(immigration) = &mut self.immigration {
+            immigration.timeline.begin(name);
         }
-        Ok(())
     }
 
-    fn answer_source(&self, message: FromHost) {
+    fn end_phase(&mut self, name: &'static str, votes: u32) {
+        if let Some(immigration) = &mut self.immigration {
+            immigration.timeline.end(name, 0, votes);
+        }
+    }
+
+    pub(super) fn answer_source(&self, message: FromHost) {
         if let Some(immigration) = &self.immigration {
             let _ = immigration.answers.send(message);
         }
@@ -357,7 +296,7 @@ impl Agent {
     }
 
     /// Base state and handover on stable storage. Waits for the base checkpoint if it is still being written.
-    fn persist_handover(&mut self) -> Result<(), Fatal> {
+    pub(super) fn persist_handover(&mut self) -> Result<(), Fatal> {
         let Some(immigration) = &mut self.immigration else { return Ok(()) };
         if !immigration.base_durable {
             immigration.handover_waits = true;
@@ -374,6 +313,7 @@ impl Agent {
             last.iter().try_for_each(|last| self.journal.append(last))?;
             self.journal.append(&record)
         })?;
+        self.end_phase("handover durable", 0);
         self.reached(Step::HandoverDurable);
         self.step_immigration(Input::HandoverDurable)
     }
@@ -390,6 +330,9 @@ impl Agent {
     }
 
     pub(super) fn immigration_certified(&mut self, slot: Slot) -> Result<(), Fatal> {
+        // Without a handover no such phase has begun.
+        let votes = self.vm.as_ref().and_then(|vm| vm.window.certificate(slot));
+        self.end_phase("certificate of slot k", votes.map_or(0, |c| c.attestations.len() as u32));
         self.step_immigration(Input::Certified(slot))
     }
 
@@ -406,7 +349,10 @@ impl Agent {
 
     pub(super) fn heads_asked(&mut self, result: Result<u32, InquiryError>) -> Result<(), Fatal> {
         match result {
-            Ok(_) => self.step_immigration(Input::HeadsAgree),
+            Ok(votes) => {
+                self.end_phase("heads", votes);
+                self.step_immigration(Input::HeadsAgree)
+            }
             Err(error) => self.immigration_fails(refusal(&error.kind(), &error)),
         }
     }
@@ -501,7 +447,7 @@ impl Agent {
     }
 
     /// Something is wrong: the state machine decides what that means now.
-    fn immigration_fails(&mut self, why: Refused) -> Result<(), Fatal> {
+    pub(super) fn immigration_fails(&mut self, why: Refused) -> Result<(), Fatal> {
         let Some(immigration) = &mut self.immigration else { return Ok(()) };
         immigration.failure.get_or_insert(why);
         self.step_immigration(Input::Failed)
@@ -556,8 +502,11 @@ impl Agent {
             register,
             base,
             queued: BTreeMap::new(),
+            queued_bytes: 0,
             base_durable: true,
             handover_waits: false,
+            loaded_waits: false,
+            replayed_waits: None,
             last_is_new: false,
             handover: Some(handover),
             instance,

@@ -10,6 +10,7 @@
 
 mod active;
 mod arrival;
+mod base_state;
 mod calls;
 mod emigrate;
 mod immigrate;
