@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{BenchError, Context};
 use crate::client::hosts::{HostPeer, Operator};
-use crate::client::load::{Load, Plan as LoadPlan, random_key};
+use crate::client::load::{Load, LoadReport, Plan as LoadPlan, random_key};
 use crate::client::{Patience, Target, VmClient};
 use crate::cluster::{Cluster, Plan};
 use crate::host::inquiries::fresh;
@@ -163,11 +163,11 @@ impl Scene {
 ///
 /// # Errors
 /// Requests were lost or refused.
-pub async fn finish(load: Load) -> Result<u64, BenchError> {
+pub async fn finish(load: Load) -> Result<LoadReport, BenchError> {
     let report = load.finish().await?;
     if report.lost > 0 || !report.failed.keys().all(|status| *status == status::OK) {
         let text = format!("{} requests lost, refused by status: {:?}", report.lost, report.failed);
         return Err(BenchError::Unexpected(text));
     }
-    Ok(report.served.len() as u64)
+    Ok(report)
 }
