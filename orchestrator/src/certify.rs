@@ -88,6 +88,8 @@ impl Pipeline {
         let certificate = pending.tally.certificate()?;
         let outputs = std::mem::take(&mut pending.outputs);
         self.pending.remove(&slot);
+        // Its voters have signed every slot before. Some of those may have lost their votes in a restart of this host.
+        self.pending.retain(|earlier, pending| *earlier > slot || !pending.outputs.is_empty());
         self.certified = self.certified.max(Some(slot));
         Ok(Some(Certified { certificate, outputs }))
     }
@@ -142,5 +144,19 @@ mod tests {
             pipeline.attested(Slot(5), attestation(&slot, index)).unwrap();
         }
         assert_eq!(pipeline.certified(), Some(Slot(5)));
+    }
+
+    #[test]
+    fn slots_that_lost_their_votes_in_a_restart_do_not_hold_up_the_later_ones() {
+        let group = group(4, 1);
+        let mut pipeline = Pipeline::new(group.clone(), None);
+        let slots: Vec<_> = (4..8).map(|slot| statement(&group, slot, 0)).collect();
+        pipeline.propose(slots[0].clone(), vec![b"a client waits for this".to_vec()]).unwrap();
+        slots[1..].iter().for_each(|slot| pipeline.propose(slot.clone(), Vec::new()).unwrap());
+        for index in 0..3 {
+            pipeline.attested(Slot(6), attestation(&slots[2], index)).unwrap();
+        }
+        assert_eq!((pipeline.certified(), pipeline.outstanding()), (Some(Slot(6)), 2));
+        assert_eq!((pipeline.progress(Slot(4)), pipeline.progress(Slot(5))), (Some((0, 3)), None));
     }
 }

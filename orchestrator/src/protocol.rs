@@ -10,10 +10,13 @@
 //! ```
 
 use borsh::{BorshDeserialize, BorshSerialize};
+use quorate_attest::encoding::Bounded;
 use quorate_attest::id::{Generation, Slot, VmId};
 use quorate_attest::key::PublicKey;
 use quorate_attest::merkle::{Frontier, Sha256Tree};
-use quorate_attest::vm::{ActivationCertificate, Recovery, Refusal, Relinquish, SlotCertificate, VmSpec};
+use quorate_attest::vm::{
+    ActivationCertificate, Recovery, Refusal, Relinquish, SlotCertificate, SlotStatement, VmSpec,
+};
 use quorate_transport::wire_enum;
 use quorate_verifier::protocol::{
     Done, IMAGE_BYTES_MAX, Propose, Refused, SLOT_INPUT_BYTES_MAX, SLOT_INPUTS_MAX,
@@ -21,6 +24,8 @@ use quorate_verifier::protocol::{
 
 /// Largest client request or answer, bytes.
 pub const CALL_BYTES_MAX: usize = 262_144;
+/// Most earlier statements that a destination is told. A verifier that has slept through more cannot catch up with it.
+pub const HISTORY_STATEMENTS_MAX: usize = 2048;
 const PROPOSE_BYTES_MAX: usize = SLOT_INPUT_BYTES_MAX + SLOT_INPUTS_MAX * 4 + 4096;
 
 /// One request of a client; the bytes become an input of the guest unchanged.
@@ -210,6 +215,8 @@ pub struct Offer {
     pub input_log: Frontier<Sha256Tree>,
     /// The VM's statement log up to and including the base.
     pub statements: Frontier<Sha256Tree>,
+    /// Statements before the base, oldest first, as far as verifiers may be behind: at most [`HISTORY_STATEMENTS_MAX`].
+    pub history: Vec<SlotStatement>,
     /// Address of the source's bulk listener.
     pub bulk_address: String,
     /// Token of the bulk transfer.
@@ -288,7 +295,7 @@ wire_enum! {
         /// An operator orders this host to take the VM up.
         6 => Recover(Recovery) <= 4096,
         /// A source offers its VM.
-        16 => Offer(Offer) <= IMAGE_BYTES_MAX + 65_536,
+        16 => Offer(Offer) <= IMAGE_BYTES_MAX + 65_536 + HISTORY_STATEMENTS_MAX * SlotStatement::LIMIT,
         /// A source forwards a slot.
         17 => Slot(Propose) <= PROPOSE_BYTES_MAX,
         /// A source gives the VM away.

@@ -183,9 +183,11 @@ async fn early_activated_destination_answers_and_is_not_believed() {
         };
         until("a client refuses the early answer", Duration::from_secs(20), look).await
     };
+    // Without load the source hands over in time, and what was not allowed becomes so; with or without, one host counts.
     let (report, _) = tokio::join!(migration, asking);
-    assert_eq!(report.unwrap().result, "aborted");
-    assert_eq!(world.one_believed().await, A);
+    let active = world.one_believed().await;
+    assert_eq!(active == B, report.unwrap().result == "activated");
+    world.assert_no_second_signature();
     world.stop().await;
 }
 
@@ -228,13 +230,17 @@ async fn f_plus_one_silent_verifiers_stop_everything_and_activate_nothing() {
     for name in ["verifier-2", "verifier-3"] {
         world.cluster.restart(name, Some("silent")).await.unwrap();
     }
-    let report = world.migrate(A, B).await.unwrap();
-    assert_eq!(report.result, "aborted", "{report:?}");
-    let active = world.status(B).await.unwrap().active_instances;
-    assert_eq!(active, 0, "activated without a quorum");
-    // One of them comes back: the VM is served again, by the host that had it.
+    let moving = world.begin_migration(A, B);
+    // The source has given the VM away, nobody can take it, and it cannot take it back: too few can say who may.
+    world.noted(A, "QuorumUnreachable").await;
+    let statuses = [world.status(A).await.unwrap(), world.status(B).await.unwrap()];
+    assert!(statuses.iter().all(|status| status.active_instances == 0), "{statuses:?}");
+    assert!(!moving.is_finished(), "the migration ended without a quorum");
+    // One of them comes back: the VM is served again, by one host.
     world.cluster.restart("verifier-2", None).await.unwrap();
-    assert_eq!(world.one_active().await, A);
+    let active = world.one_active().await;
+    let report = moving.await.unwrap().unwrap();
+    assert_eq!(active == B, report.result == "activated", "{report:?}");
     world.assert_no_second_signature();
     world.stop().await;
 }

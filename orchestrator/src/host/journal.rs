@@ -10,7 +10,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_attest::encoding::{from_bytes, to_bytes};
 use quorate_attest::id::{Nonce, Slot};
 use quorate_attest::merkle::{Frontier, Sha256Tree};
-use quorate_attest::vm::{ActivationCertificate, Relinquish, SlotCertificate, VmSpec};
+use quorate_attest::vm::{ActivationCertificate, Relinquish, SlotCertificate, SlotStatement, VmSpec};
 use quorate_verifier::protocol::{IMAGE_BYTES_MAX, Propose, Register};
 use quorate_verifier::sign_log::{DataDir, Entry, FileStorage, PAYLOAD_BYTES_MAX, SignLog, SignLogError};
 
@@ -58,6 +58,8 @@ pub struct Base {
     pub activation: Option<ActivationCertificate>,
     /// The statement log up to and including the slot.
     pub statements: Frontier<Sha256Tree>,
+    /// The statements before the slot, oldest first, as far as they are kept.
+    pub history: Vec<SlotStatement>,
 }
 
 /// All that a journal tells about the VM it holds.
@@ -293,6 +295,7 @@ mod tests {
             certificate: SlotCertificate { statement, attestations },
             activation: None,
             statements: Frontier::new(),
+            history: Vec::new(),
         };
         std::fs::write(journal.base_path(Slot(1)), b"old").unwrap();
         std::fs::write(journal.base_path(Slot(2)), b"new").unwrap();

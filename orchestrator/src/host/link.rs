@@ -125,12 +125,15 @@ impl Asker {
         self.index
     }
 
-    /// Asks one question on an exchange of its own.
+    /// Asks one question on an exchange of its own, and waits for the connection if there is none at the moment.
     ///
     /// # Errors
     /// No connection, or no answer in time.
     pub async fn ask(&self, question: &ToVerifier) -> Result<FromVerifier, AskError> {
-        let connection = self.connection.borrow().clone().ok_or(AskError::Unreachable(self.index))?;
+        let mut connection = self.connection.clone();
+        let connected = tokio::time::timeout(ANSWER_TIMEOUT, connection.wait_for(Option::is_some)).await;
+        let connection = connected.ok().and_then(Result::ok).and_then(|connection| connection.clone());
+        let connection = connection.ok_or(AskError::Unreachable(self.index))?;
         ask_on(&connection, self.index, question).await
     }
 }
@@ -276,23 +279,41 @@ impl Worker {
                 }
             }
             FromVerifier::NeedState(behind) => self.offer_state(connection, behind.next).await,
+            // A host that comes back begins with slots that some verifiers have passed.
+            FromVerifier::Refused(refused) if refused.kind == "StaleSlot" && self.is_before_newest(slot) => {
+                Ok(Then::Next(Slot(slot.0.saturating_add(1))))
+            }
             FromVerifier::Refused(refused) => Ok(self.refused(slot, refused)),
             _ => Ok(Then::Pause),
         }
     }
 
-    /// Offers the newest certified state to a verifier whose next slot would be `next`.
+    fn is_before_newest(&self, slot: Slot) -> bool {
+        self.vm.window.newest().is_some_and(|newest| slot < newest)
+    }
+
+    /// Offers a state to a verifier whose next slot would be `next`: the newest certified one, or, where the verifier has
+    /// signed more than is certified, the one it signed last.
     async fn offer_state(&self, connection: &Connection, next: Slot) -> Result<Then, AskError> {
-        let Some((certificate, state)) = self.vm.window.newest_certified_state() else {
-            return Ok(Then::Pause);
+        let window = &self.vm.window;
+        let certified = window.newest_certified_state();
+        let certified = certified.filter(|(certificate, _)| certificate.statement.slot.next() >= Some(next));
+        let (slot, certificate, chain, state) = match certified {
+            Some((certificate, state)) => {
+                let slot = certificate.statement.slot;
+                let Some(chain) = window.chain(next.min(slot), slot) else { return Ok(Then::Pause) };
+                (slot, Some(certificate), chain, state)
+            }
+            None => {
+                let Some(signed) = next.previous() else { return Ok(Then::Pause) };
+                let Some(state) = window.state(signed) else { return Ok(Then::Pause) };
+                (signed, None, Vec::new(), state)
+            }
         };
-        let slot = certificate.statement.slot;
-        let from = next.min(slot);
-        let Some(chain) = self.vm.window.chain(from, slot) else { return Ok(Then::Pause) };
         let (bulk_address, token) = self.vm.states.offer(&state, self.peer.member.transport_key);
         let offer = StateOffer {
-            vm: certificate.statement.vm,
-            certificate: Some(certificate),
+            vm: self.vm.register.spec.id(),
+            certificate,
             chain,
             input_log: state.checkpoint.input_log.clone(),
             bulk_address,

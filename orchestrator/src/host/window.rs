@@ -71,6 +71,33 @@ impl Window {
         inner.certificates.insert(certificate.statement.slot, certificate);
     }
 
+    /// Keeps statements from before this host had the VM.
+    pub fn remember_statements(&self, statements: &[SlotStatement]) {
+        let mut inner = self.lock();
+        inner.statements.extend(statements.iter().map(|statement| (statement.slot, statement.clone())));
+    }
+
+    /// The statements directly before a slot, oldest first, at most `count`, without a gap.
+    pub fn history(&self, before: Slot, count: usize) -> Vec<SlotStatement> {
+        let inner = self.lock();
+        let mut next = before;
+        let mut history: Vec<_> = inner
+            .statements
+            .range(..before)
+            .rev()
+            .take(count)
+            .take_while(|(slot, _)| std::mem::replace(&mut next, **slot).previous() == Some(**slot))
+            .map(|(_, statement)| statement.clone())
+            .collect();
+        history.reverse();
+        history
+    }
+
+    /// The oldest slot whose state is kept.
+    pub fn first_state(&self) -> Option<Slot> {
+        self.lock().states.first_key_value().map(|(slot, _)| *slot)
+    }
+
     /// Adds the state of a slot.
     pub fn state_reached(&self, slot: Slot, state: Arc<SlotState>) {
         {
@@ -198,5 +225,26 @@ fn input_bytes(propose: &Propose) -> usize {
 fn trim<V>(map: &mut BTreeMap<Slot, V>, max: usize) {
     while map.len() > max {
         map.pop_first();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{group, statement};
+
+    fn slots(statements: &[SlotStatement]) -> Vec<u64> {
+        statements.iter().map(|statement| statement.slot.0).collect()
+    }
+
+    #[test]
+    fn history_ends_at_the_first_gap_and_at_the_count() {
+        let (window, group) = (Window::default(), group(4, 1));
+        let kept: Vec<_> = [2, 3, 5, 6, 7].into_iter().map(|slot| statement(&group, slot, 0)).collect();
+        window.remember_statements(&kept);
+        assert_eq!(slots(&window.history(Slot(8), 10)), [5, 6, 7]);
+        assert_eq!(slots(&window.history(Slot(8), 2)), [6, 7]);
+        assert_eq!(slots(&window.history(Slot(4), 10)), [2, 3]);
+        assert!(window.history(Slot(9), 10).is_empty() && window.history(Slot(0), 10).is_empty());
     }
 }

@@ -96,6 +96,8 @@ pub struct Destination {
     durable: bool,
     certified: bool,
     heads: bool,
+    /// Before the restart votes may have been asked for.
+    resumed: bool,
 }
 
 impl Destination {
@@ -108,7 +110,7 @@ impl Destination {
     pub fn resume(now_ms: u64, timeout_ms: u64, last: Slot) -> (Self, Vec<Effect>) {
         let mut destination = Self::new(Phase::Following, now_ms, timeout_ms, last);
         let mut effects = destination.take_handover(last);
-        destination.durable = true;
+        (destination.durable, destination.resumed) = (true, true);
         effects.retain(|effect| *effect != Effect::PersistHandover);
         (destination, effects)
     }
@@ -124,6 +126,7 @@ impl Destination {
             durable: false,
             certified: false,
             heads: false,
+            resumed: false,
         }
     }
 
@@ -249,13 +252,18 @@ impl Destination {
         }
     }
 
-    /// Votes may already have been given for this host, and a verifier votes once per generation: while votes are out the
-    /// destination asks again instead of declining, or neither side could ever reach a quorum.
+    /// Votes may already have been given for this host, and a verifier votes once per generation: while votes are out, or
+    /// may be out from before a restart, the destination asks again instead of declining, or neither side could ever
+    /// reach a quorum.
     fn time_out(&mut self, now_ms: u64) -> Vec<Effect> {
         match (self.phase, self.last) {
             (Phase::Voting, Some(slot)) => {
                 self.deadline_ms = now_ms.saturating_add(self.timeout_ms);
                 vec![Effect::RequestVotes(slot)]
+            }
+            (Phase::Deciding, Some(slot)) if self.resumed => {
+                self.deadline_ms = now_ms.saturating_add(self.timeout_ms);
+                if self.heads { Vec::new() } else { vec![Effect::AskHeads(slot)] }
             }
             _ => self.decline("PeerTimeout"),
         }

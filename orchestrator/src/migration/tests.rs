@@ -275,6 +275,18 @@ fn an_elected_destination_cannot_be_talked_out_of_it() {
 }
 
 #[test]
+fn a_destination_whose_votes_may_be_out_since_before_its_restart_does_not_decline_for_want_of_time() {
+    let (mut destination, _) = Destination::resume(0, TIMEOUT_MS, Slot(6));
+    for round in 1..4 {
+        let effects = destination.step(round * TIMEOUT_MS, destination::Input::Tick);
+        assert_eq!(effects, [destination::Effect::AskHeads(Slot(6))]);
+    }
+    destination.step(0, destination::Input::Certified(Slot(6)));
+    let effects = destination.step(0, destination::Input::HeadsAgree);
+    assert_eq!(effects, [destination::Effect::RequestVotes(Slot(6))]);
+}
+
+#[test]
 fn with_two_voting_rounds_for_one_generation_two_instances_would_run() {
     // One fault too many: verifiers that vote twice. The invariant of this suite must notice.
     let result = std::panic::catch_unwind(|| {

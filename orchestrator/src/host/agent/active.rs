@@ -17,10 +17,10 @@ use crate::host::link::{LinkEvent, LinkedVm};
 use crate::host::statement::{Frame, describe};
 use crate::host::vm_thread::{SlotState, VmEvent, VmFailure};
 use crate::migration::source::Input;
-use crate::protocol::{Answer, FromHost};
+use crate::protocol::{Answer, FromHost, HISTORY_STATEMENTS_MAX};
 
 /// Slots that may wait for their certificate before the guest is held back.
-const OUTSTANDING_MAX: usize = 4;
+pub(super) const OUTSTANDING_MAX: usize = 4;
 
 impl Agent {
     /// Starts a new VM: slot 0 is proposed as it is, then the guest gets its specification as input 0 and runs.
@@ -200,7 +200,8 @@ impl Agent {
         };
         vm.shortening = true;
         let activation = vm.activation.borrow().clone();
-        let base = Base { certificate, activation, statements: state.statements.clone() };
+        let history = vm.window.history(slot, HISTORY_STATEMENTS_MAX);
+        let base = Base { certificate, activation, statements: state.statements.clone(), history };
         let (path, agent) = (self.journal.base_path(slot), self.handle.clone());
         tokio::task::spawn_blocking(move || {
             let written = state.checkpoint.write_full(&path).map_err(|error| error.to_string());

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use quorate_attest::id::Generation;
 use quorate_attest::key::PublicKey;
 use quorate_attest::statement::Kind;
+use quorate_attest::vm::SlotStatement;
 use quorate_verifier::core::{check_inputs, check_link};
 use quorate_verifier::protocol::{Propose, Refused};
 
 use super::Agent;
 use super::active::refusal;
-use crate::protocol::{Handover, Offer};
+use crate::protocol::{HISTORY_STATEMENTS_MAX, Handover, Offer};
 
 impl Agent {
     /// Everything about an offer that can be checked before any state moves.
@@ -37,6 +38,9 @@ impl Agent {
         }
         if offer.statements.size() != statement.slot.0.saturating_add(1) {
             return Err(refusal("LogChainBroken", &"the statement log does not end at the offered slot"));
+        }
+        if !leads_to(&offer.history, statement) {
+            return Err(refusal("LogChainBroken", &"the earlier statements do not lead to the offered slot"));
         }
         let (platform, description) = quorate_vmm::platform::PlatformClass::detect();
         if body.platform != platform {
@@ -96,4 +100,13 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Whether earlier statements, oldest first, are linked to each other and to the base by their digests.
+fn leads_to(history: &[SlotStatement], base: &SlotStatement) -> bool {
+    let next = history.iter().skip(1).chain([base]);
+    history.len() <= HISTORY_STATEMENTS_MAX
+        && history.iter().zip(next).all(|(statement, next)| {
+            statement.slot.next() == Some(next.slot) && next.body.previous == statement.digest()
+        })
 }

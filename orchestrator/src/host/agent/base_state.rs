@@ -85,6 +85,7 @@ impl Agent {
             vm.activated(activation);
         }
         vm.statements = base.statements;
+        vm.window.remember_statements(&base.history);
         vm.window.remember(base.certificate);
         vm.head = Some(statement.clone());
         vm.pipeline = crate::certify::Pipeline::new((*group).clone(), Some(statement.slot));

@@ -18,7 +18,9 @@ use crate::host::journal::Record;
 use crate::host::timeline::Timeline;
 use crate::host::vm_thread::{SlotState, VmFailure};
 use crate::migration::source::{Effect, Input, Outcome, Source};
-use crate::protocol::{Activated, Declined, FromHost, Handover, Migrate, Offer, Progress, Report, ToHost};
+use crate::protocol::{
+    Activated, Declined, FromHost, HISTORY_STATEMENTS_MAX, Handover, Migrate, Offer, Progress, Report, ToHost,
+};
 
 /// A migration away from this host.
 #[derive(Debug)]
@@ -146,6 +148,7 @@ impl Agent {
             base: base.clone(),
             input_log: state.checkpoint.input_log.clone(),
             statements: state.statements.clone(),
+            history: vm.window.history(base.statement.slot, HISTORY_STATEMENTS_MAX),
             bulk_address,
             token,
         };

@@ -95,7 +95,8 @@ impl Agent {
         }
         self.drop_vm();
         self.migration = Some(scope);
-        let Offer { spec, image, activation, base, input_log, statements, bulk_address, token } = offer;
+        let Offer { spec, image, activation, base, input_log, statements, history, .. } = offer;
+        let Offer { bulk_address, token, .. } = offer;
         let register = Arc::new(Register { spec, image });
         self.journal.adopt(&register)?;
         let mut timeline = Timeline::new("destination");
@@ -120,7 +121,7 @@ impl Agent {
             answers,
             timeline,
             register,
-            base: Base { certificate: base, activation, statements },
+            base: Base { certificate: base, activation, statements, history },
             queued: BTreeMap::new(),
             queued_bytes: 0,
             base_durable: false,
@@ -352,6 +353,11 @@ impl Agent {
             Ok(votes) => {
                 self.end_phase("heads", votes);
                 self.step_immigration(Input::HeadsAgree)
+            }
+            // Nothing speaks against the handover: the next timeout asks again, or declines.
+            Err(error @ InquiryError::QuorumUnreachable) => {
+                self.note(refusal(&error.kind(), &error), "verifiers");
+                Ok(())
             }
             Err(error) => self.immigration_fails(refusal(&error.kind(), &error)),
         }

@@ -13,7 +13,7 @@ use quorate_vmm::execution::Execution;
 use quorate_vmm::image::Image;
 use quorate_vmm::snapshot::PageSnapshot;
 
-use super::active::refusal;
+use super::active::{OUTSTANDING_MAX, refusal};
 use super::vm::{Vm, admit};
 use super::{Agent, Event, Fatal, refused};
 use crate::certify::Pipeline;
@@ -24,6 +24,10 @@ use crate::protocol::{FromHost, Handover};
 
 /// Pause before the verifiers are asked again whether this host may run its VM.
 const STANDING_RETRY: Duration = Duration::from_millis(500);
+
+/// Newest slots whose states are rebuilt: as many as could wait for their certificates, the last one of a freeze, and the
+/// one before them all.
+const STATES_REBUILT: usize = OUTSTANDING_MAX + 2;
 
 /// What a journal says this host may do.
 enum Claim {
@@ -58,9 +62,7 @@ impl Agent {
         match claim {
             Claim::Active(generation) => self.ask_standing(generation, Duration::ZERO),
             Claim::Relinquished(relinquish) => {
-                if let Some(slot) = head {
-                    self.follow_from(slot);
-                }
+                self.follow_recent();
                 self.resume_relinquished(*relinquish)?;
             }
             Claim::Handed(handover, instance) => {
@@ -109,10 +111,8 @@ impl Agent {
     async fn rebuild(&self, register: Arc<Register>, history: &History) -> Result<Vm, Fatal> {
         let image = admit(&register)?;
         let memory_bytes = register.spec.memory_bytes;
-        let (earlier, last) = match history.slots.split_last() {
-            Some((last, earlier)) => (earlier.to_vec(), Some(last.clone())),
-            None => (Vec::new(), None),
-        };
+        let (earlier, recent) = history.slots.split_at(history.slots.len().saturating_sub(STATES_REBUILT));
+        let replayed = earlier.to_vec();
         let base = history.base.clone();
         let slot = base.as_ref().map_or(quorate_attest::id::Slot(0), |base| base.certificate.statement.slot);
         let path = self.journal.base_path(slot);
@@ -121,7 +121,7 @@ impl Agent {
                 None => Execution::genesis(&image, memory_bytes).map_err(|e| VmFailure::of(e.kind(), e))?,
                 Some(base) => restore_base(&path, &image, base)?,
             };
-            for propose in &earlier {
+            for propose in &replayed {
                 replay(&mut execution, propose)?;
             }
             let pages = PageSnapshot::of_machine(execution.machine());
@@ -135,33 +135,47 @@ impl Agent {
         vm.statements = history.base.as_ref().map_or_else(Frontier::new, |base| base.statements.clone());
         if let Some(base) = &history.base {
             vm.head = Some(base.certificate.statement.clone());
+            vm.window.remember_statements(&base.history);
             vm.window.remember(base.certificate.clone());
         }
         for certificate in &history.generations {
             vm.activated(certificate.clone());
         }
-        for propose in &history.slots {
+        for propose in earlier {
             vm.window.propose(Arc::new(propose.clone()));
             vm.advance(propose.proposal.statement.clone());
         }
-        if let Some(last) = last {
-            self.replay_last(&mut vm, &last).await?;
+        vm.pipeline = Pipeline::new((*group).clone(), vm.head_slot());
+        if earlier.is_empty() && history.base.is_some() {
+            self.keep_base_state(&mut vm).await?;
+        }
+        for propose in recent {
+            self.replay_recent(&mut vm, propose).await?;
         }
         Ok(vm)
     }
 
-    /// The last slot is replayed on the VM's own thread, which yields its state for those who are behind.
-    async fn replay_last(&self, vm: &mut Vm, last: &Propose) -> Result<(), Fatal> {
-        let statement = last.proposal.statement.clone();
-        let until = measurement_of(&statement).position;
-        let mut state = vm.thread.remote().replay(last.inputs.clone(), until).await?;
-        state.compare(&statement).map_err(|error| VmFailure::of(error.kind(), error))?;
+    /// The state of the base itself, for verifiers that signed nothing newer.
+    async fn keep_base_state(&self, vm: &mut Vm) -> Result<(), Fatal> {
+        let Some(head) = vm.head.clone() else { return Ok(()) };
+        let mut state = vm.thread.remote().cut().await?;
         state.statements = vm.statements.clone();
-        let slot = statement.slot;
-        vm.window.state_reached(slot, Arc::new(state));
-        let certified = slot.0.checked_sub(1).map(quorate_attest::id::Slot);
-        vm.pipeline = Pipeline::new((*self.loaded.group).clone(), certified);
-        // Its outputs are gone, but their clients repeat the requests and the guest repeats the replies.
+        vm.window.state_reached(head.slot, Arc::new(state));
+        Ok(())
+    }
+
+    /// The newest slots are replayed on the VM's own thread, which yields their states. Verifiers that went down together
+    /// with this host can go on only from the slot that each of them signed last.
+    async fn replay_recent(&self, vm: &mut Vm, propose: &Propose) -> Result<(), Fatal> {
+        let statement = propose.proposal.statement.clone();
+        let until = measurement_of(&statement).position;
+        let mut state = vm.thread.remote().replay(propose.inputs.clone(), until).await?;
+        state.compare(&statement).map_err(|error| VmFailure::of(error.kind(), error))?;
+        vm.window.propose(Arc::new(propose.clone()));
+        vm.advance(statement.clone());
+        state.statements = vm.statements.clone();
+        vm.window.state_reached(statement.slot, Arc::new(state));
+        // The outputs are gone, but their clients repeat the requests and the guest repeats the replies.
         vm.pipeline.propose(statement, Vec::new()).map_err(|error| VmFailure::of(error.kind(), error))?;
         Ok(())
     }
@@ -207,8 +221,16 @@ impl Agent {
             let specification = quorate_attest::encoding::to_bytes(&vm.register.spec);
             vm.thread.input(specification);
         }
-        self.follow_from(slot);
+        self.follow_recent();
         Ok(())
+    }
+
+    /// Brings the slots to the verifiers whose states were rebuilt.
+    fn follow_recent(&mut self) {
+        let first = self.vm.as_ref().and_then(|vm| vm.window.first_state().or(vm.head_slot()));
+        if let Some(first) = first {
+            self.follow_from(first);
+        }
     }
 
     /// An operator orders this host to run the VM from its newest slot.
