@@ -71,3 +71,33 @@ impl Signed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VM: VmId = VmId::from_bytes([1; 32]);
+
+    fn signed(slot: u64, statements: &[u8]) -> Signed {
+        let digests = statements.iter().map(|byte| StatementDigest::from_bytes([*byte; 32])).collect();
+        Signed { slots: [((VM, Generation(0), Slot(slot)), digests)].into(), votes: BTreeMap::new() }
+    }
+
+    #[test]
+    fn one_signature_a_place_passes() {
+        signed(3, &[7]).assert_no_second_signature("verifier-0");
+    }
+
+    #[test]
+    #[should_panic(expected = "verifier-0 signed")]
+    fn planted_second_signature_is_seen() {
+        signed(3, &[7, 8]).assert_no_second_signature("verifier-0");
+    }
+
+    #[test]
+    #[should_panic(expected = "verifier-0 voted for 2 instances")]
+    fn planted_second_vote_is_seen() {
+        let votes = [((VM, Generation(1)), [vec![1], vec![2]].into())].into();
+        Signed { slots: BTreeMap::new(), votes }.assert_no_second_signature("verifier-0");
+    }
+}
