@@ -190,6 +190,8 @@ opaque_bytes! {
     OutputRoot[32];
     /// SHA-256 of the encoding of a statement.
     StatementDigest[32];
+    /// An operation of the ordered log: SHA-256 of its encoding without the signature.
+    OperationId[32];
     /// Digest of the host features that execution depends on.
     PlatformClass[32];
     /// Sixteen bytes that its maker uses once.

@@ -21,12 +21,19 @@ pub const MAGIC: [u8; 16] = *b"quorate-stmt-v1\0";
 /// Most bytes of a body.
 pub const BODY_LIMIT: usize = 65_536;
 
-/// What a statement is about; the high byte is the number of the system, 8 for migration. A kind is never reused: a
+/// What a statement is about; the high byte is the number of the system: 0 for groups and the log,
+/// 8 for migration. A kind is never reused: a
 /// changed body is a new kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
 pub struct Kind(pub u16);
 
 impl Kind {
+    /// Offline root keys vouch for the first configuration of a group.
+    pub const GENESIS: Self = Self(0x0001);
+    /// Members of two consecutive epochs agree on the later configuration.
+    pub const EPOCH_LINK: Self = Self(0x0002);
+    /// An orchestrator has applied an entry of the ordered log.
+    pub const RECEIPT: Self = Self(0x0010);
     /// A verifier has re-executed the transition into a slot.
     pub const SLOT_REPLAYED: Self = Self(0x0801);
     /// A verifier has checked the chain and challenged pages of a slot only; same body as [`Self::SLOT_REPLAYED`].
@@ -45,6 +52,8 @@ impl Kind {
     pub const REFUSAL: Self = Self(0x0808);
     /// Reserved for certified outputs.
     pub const OUTPUT: Self = Self(0x0809);
+    /// An orchestrator tells what the ordered log decided about a VM.
+    pub const DECISION: Self = Self(0x080a);
 }
 
 impl fmt::Display for Kind {

@@ -13,6 +13,7 @@
 //! show (the newest slot, who runs the VM now) is a parameter of its `verify`.
 
 mod activation;
+mod decision;
 mod evidence;
 mod head;
 mod slot;
@@ -21,6 +22,7 @@ mod spec;
 pub use activation::{
     Activation, ActivationCertificate, ActivationTally, Cause, REASON_LIMIT, Recovery, Refusal, Relinquish,
 };
+pub use decision::{Action, Decision, DecisionCertificate, DecisionTally};
 pub use evidence::{ConflictingCertificates, DoubleVote, Equivocation};
 pub use head::{HeadAnswer, head_checkpoint, log_origin, statement_leaf};
 pub use slot::{Attestation, Mode, Proposal, SlotBody, SlotCertificate, SlotStatement, Tally, Verified};
