@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use quorate_orchestrator::cluster::Programs;
+use quorate_cli::cluster::Programs;
 
 const PACKAGES: [&str; 3] = ["quorate-orchestrator", "quorate-verifier", "quorate-faulty"];
 const BINARIES: [&str; 3] = ["quorate-host", "quorate-verifier", "quorate-faulty"];

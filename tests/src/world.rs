@@ -8,13 +8,13 @@ use std::time::Duration;
 use quorate_attest::id::{ImageDigest, Nonce, Slot, VmId};
 use quorate_attest::statement::Kind;
 use quorate_attest::vm::{InputPolicy, OutputPolicy, SlotCertificate, VmSpec};
+use quorate_cli::cluster::{Cluster, Plan, log};
+use quorate_cli::load::{self, Load, random_key};
 use quorate_guest_images::KV;
+use quorate_host::client::hosts::{HostError, Operator, SlotRecords};
+use quorate_host::client::{CallError, Patience, Target, VmClient};
+use quorate_host::protocol::{Report, Status};
 use quorate_kv::Operation;
-use quorate_orchestrator::client::hosts::{HostError, Operator, SlotRecords};
-use quorate_orchestrator::client::load::{self, Load, random_key};
-use quorate_orchestrator::client::{CallError, Patience, Target, VmClient};
-use quorate_orchestrator::cluster::{Cluster, Plan, log};
-use quorate_orchestrator::protocol::{Report, Status};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 

@@ -6,7 +6,7 @@ use quorate_attest::statement::Kind;
 use quorate_attest::vm::ConflictingCertificates;
 use quorate_faulty::host::liars::CONFLICT_FILE;
 use quorate_faulty::report;
-use quorate_orchestrator::protocol::Report;
+use quorate_host::protocol::Report;
 use quorate_tests::{A, B, Setup, World, until};
 use std::time::Duration;
 

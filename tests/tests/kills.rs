@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use quorate_orchestrator::host::conduct::Step;
+use quorate_host::conduct::Step;
 use quorate_tests::{A, B, Setup, World, until};
 use quorate_verifier::node::conduct::Step as VerifierStep;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_orchestrator::host::conduct as host_conduct;
+use quorate_host::conduct as host_conduct;
 use quorate_verifier::node::conduct as verifier_conduct;
 use serde_json::{Value, json};
 

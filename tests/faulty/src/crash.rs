@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use quorate_orchestrator::host::conduct as host;
+use quorate_host::conduct as host;
 use quorate_verifier::node::conduct as verifier;
 use rustix::process::{Signal, getpid, kill_process};
 

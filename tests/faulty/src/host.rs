@@ -12,7 +12,7 @@ pub mod splice;
 use quorate_attest::id::OutputRoot;
 use quorate_attest::merkle::{Sha256Tree, TreeHash};
 use quorate_attest::vm::{Proposal, SlotBody, SlotStatement};
-use quorate_orchestrator::host::conduct::View;
+use quorate_host::conduct::View;
 use quorate_verifier::protocol::Propose;
 
 /// The slot after the newest one in which nothing happened. It is a *true* statement about an execution, so that honest

@@ -1,6 +1,6 @@
 //! Hosts and verifiers that do not follow the protocol: one Byzantine or crashing behaviour each.
 //!
-//! The nodes are the real ones, linked with another conduct ([`quorate_orchestrator::host::conduct::Conduct`],
+//! The nodes are the real ones, linked with another conduct ([`quorate_host::conduct::Conduct`],
 //! [`quorate_verifier::node::conduct::Conduct`]): everything that a conduct does not change is what production runs, and
 //! nothing of an attack is part of a production binary. A faulty node holds its own keys, as a Byzantine one does, and no
 //! others.

@@ -46,12 +46,12 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Host(node) => match catalogue::host(&node.conduct) {
             Some(conduct) => {
-                let arguments = quorate_orchestrator::host_main::Arguments {
+                let arguments = quorate_host::process::Arguments {
                     config: node.config,
                     check_config: false,
                     json: node.json,
                 };
-                quorate_orchestrator::host_main::run(&arguments, conduct)
+                quorate_host::process::run(&arguments, conduct)
             }
             None => unknown(Party::Host, &node.conduct),
         },

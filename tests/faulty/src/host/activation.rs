@@ -7,9 +7,9 @@ use quorate_attest::group::GroupConfig;
 use quorate_attest::id::Nonce;
 use quorate_attest::key::Signature;
 use quorate_attest::vm::{Activation, Cause, Relinquish};
-use quorate_orchestrator::host::agent::AgentHandle;
-use quorate_orchestrator::host::conduct::{Conduct, Step, View, VmView};
-use quorate_orchestrator::host::link::Asker;
+use quorate_host::agent::AgentHandle;
+use quorate_host::conduct::{Conduct, Step, View, VmView};
+use quorate_host::link::Asker;
 use quorate_verifier::protocol::{Activate, FromVerifier, ToVerifier};
 
 use crate::report::{Outcome, RefusedBy};

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_attest::id::Slot;
-use quorate_orchestrator::host::conduct::{Conduct, Step, View};
+use quorate_host::conduct::{Conduct, Step, View};
 use quorate_verifier::protocol::Propose;
 
 use super::idle_slot;

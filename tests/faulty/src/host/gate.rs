@@ -4,7 +4,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quorate_attest::id::Slot;
-use quorate_orchestrator::host::conduct::{Step, View};
+use quorate_host::conduct::{Step, View};
 
 /// Longest time for which a transfer is held up. A VM without load does not give an attack what it needs.
 const PATIENCE: Duration = Duration::from_secs(3);

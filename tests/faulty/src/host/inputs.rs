@@ -3,8 +3,8 @@
 use quorate_attest::encoding::Bounded;
 use quorate_attest::key::SecretKey;
 use quorate_attest::request::Request;
-use quorate_orchestrator::host::conduct::{Conduct, EarlierSlots, Step, View};
-use quorate_orchestrator::protocol::Handover;
+use quorate_host::conduct::{Conduct, EarlierSlots, Step, View};
+use quorate_host::protocol::Handover;
 use quorate_verifier::protocol::Propose;
 use quorate_vmm::page_tree::Page;
 use quorate_vmm::snapshot::PageSnapshot;

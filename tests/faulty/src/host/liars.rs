@@ -13,9 +13,9 @@ use quorate_attest::group::GroupConfig;
 use quorate_attest::id::Slot;
 use quorate_attest::statement::Kind;
 use quorate_attest::vm::{ConflictingCertificates, SlotCertificate, Tally};
-use quorate_orchestrator::host::conduct::{Conduct, Step, View};
-use quorate_orchestrator::host::link::Asker;
-use quorate_orchestrator::host::window::Window;
+use quorate_host::conduct::{Conduct, Step, View};
+use quorate_host::link::Asker;
+use quorate_host::window::Window;
 use quorate_verifier::protocol::{FromVerifier, Propose, Refused, ToVerifier};
 
 use super::idle_slot;

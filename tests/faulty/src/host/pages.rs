@@ -1,6 +1,6 @@
 //! Sources that alter pages after having announced their digests.
 
-use quorate_orchestrator::host::conduct::Conduct;
+use quorate_host::conduct::Conduct;
 use quorate_vmm::page_tree::Page;
 use quorate_vmm::snapshot::PageSnapshot;
 

@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use quorate_attest::id::Slot;
 use quorate_attest::key::SecretKey;
-use quorate_orchestrator::host::conduct::{Conduct, EarlierSlots, Step, View};
-use quorate_orchestrator::protocol::Handover;
+use quorate_host::conduct::{Conduct, EarlierSlots, Step, View};
+use quorate_host::protocol::Handover;
 use quorate_verifier::protocol::Propose;
 use quorate_vmm::page_tree::Page;
 use quorate_vmm::snapshot::PageSnapshot;

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use quorate_attest::id::Slot;
-use quorate_orchestrator::host::conduct::{Conduct, Step, View};
+use quorate_host::conduct::{Conduct, Step, View};
 use quorate_vmm::checkpoint::Checkpoint;
 
 /// Streams one part of a state from an earlier slot.

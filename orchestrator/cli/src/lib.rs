@@ -1,0 +1,119 @@
+//! The `quorate` command line: one module a command.
+//!
+//! Every command prints for people, or with `--json` one JSON object a line of which the last is the result. Errors go to
+//! standard error, say what to do next, and carry a stable `error_kind`; [`exit`] lists the exit codes.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+pub mod benchmarks;
+pub mod cluster;
+mod demo;
+mod exit;
+mod failure;
+mod image;
+mod key;
+mod kvm;
+pub mod load;
+mod output;
+mod records;
+mod verify;
+mod vm;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+use output::Output;
+
+/// Moves virtual machines between hosts that nobody trusts, and proves that nothing was changed on the way.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Arguments {
+    /// Print JSON: one object a line, the last one is the result.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  quorate demo                          move a VM under load between two hosts
+  quorate demo --attack list            what a Byzantine party can try
+  quorate demo --attack rollback        watch one of them being refused
+  quorate verify certificates/          check what a demo left, offline
+  quorate vm run kv --record kv.rec     run a guest alone and record it
+  quorate vm replay kv.rec              reach the same digests again
+  quorate image check guest.elf         may this file become a machine?
+
+Exit codes: 0 ok, 1 refused or verification failed, 2 usage, 3 valid but older than demanded, 69 no quorum,
+70 safety stop, 74 storage, 75 try again later, 77 not permitted (such as no access to /dev/kvm), 78 configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the whole path once: boot, load, attestation, migration under load, proof that nothing was lost.
+    Demo(demo::Arguments),
+    /// Checks certificates, proofs and chains as files, offline.
+    Verify(verify::Arguments),
+    /// Runs, saves, inspects and replays a guest on this machine alone.
+    Vm(vm::Arguments),
+    /// Examines guest images.
+    Image(image::Arguments),
+    /// Makes and shows keys.
+    Key(key::Arguments),
+    /// Measures what this project costs, each figure against a baseline of the same run.
+    Bench(crate::benchmarks::BenchArguments),
+}
+
+/// Parses the command line of this process and does what it says.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => run(arguments),
+        Err(error) if error.use_stderr() && json => {
+            let failure = Failure::usage(error.to_string().trim_end().to_owned());
+            ExitCode::from(Output::new(true).failure(&failure))
+        }
+        Err(error) => {
+            // Nobody reads what cannot be printed.
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> ExitCode {
+    let output = Output::new(arguments.json);
+    let result = match arguments.command {
+        Command::Demo(arguments) => demo::run(&arguments, &output),
+        Command::Verify(arguments) => verify::run(&arguments, &output),
+        Command::Vm(arguments) => vm::run(&arguments, &output),
+        Command::Image(arguments) => image::run(&arguments, &output),
+        Command::Key(arguments) => key::run(&arguments, &output),
+        Command::Bench(arguments) => bench::run(&arguments, &output),
+    };
+    ExitCode::from(result.unwrap_or_else(|failure| output.failure(&failure)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_description_and_examples() {
+        for command in Arguments::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            assert!(command.get_after_help().is_some(), "{} has no examples", command.get_name());
+        }
+    }
+}

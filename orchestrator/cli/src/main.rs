@@ -1,0 +1,7 @@
+//! `quorate`: the operator's command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quorate_cli::main()
+}

@@ -1,0 +1,500 @@
+//! The VM leaves: effects of [`crate::migration::source`].
+
+use std::sync::Arc;
+
+use quorate_attest::id::{Generation, Nonce, Slot};
+use quorate_attest::key::PublicKey;
+use quorate_attest::vm::{Cause, Relinquish, SlotCertificate};
+use quorate_transport::Endpoint;
+use quorate_verifier::protocol::{Propose, Refused};
+use tokio::sync::mpsc;
+
+use super::active::{refusal, refused_by};
+use super::{Agent, AgentHandle, Event, Fatal, refused};
+use crate::clock::{monotonic_ms, monotonic_ns};
+use crate::conduct::Step;
+use crate::inquiries::{Verdict, activate_question, fresh, reclaim};
+use crate::journal::Record;
+use crate::migration::source::{Effect, Input, Outcome, Source};
+use crate::protocol::{
+    Activated, Declined, FromHost, HISTORY_STATEMENTS_MAX, Handover, Migrate, Offer, Progress, Report, ToHost,
+};
+use crate::timeline::Timeline;
+use crate::vm_thread::{SlotState, VmFailure};
+
+/// A migration away from this host.
+#[derive(Debug)]
+pub struct Emigration {
+    /// Its state machine.
+    pub core: Source,
+    destination: PublicKey,
+    to_destination: Option<mpsc::UnboundedSender<ToHost>>,
+    operator: Option<mpsc::UnboundedSender<FromHost>>,
+    timeline: Timeline,
+    base: Option<(SlotCertificate, Arc<SlotState>)>,
+    relinquish: Option<Relinquish>,
+    instance: Nonce,
+    stopped_ns: u64,
+    declined: Option<Refused>,
+    declined_by: Option<String>,
+    arrived: Option<Report>,
+    new_generation: Generation,
+}
+
+impl Agent {
+    pub(super) fn begin_emigration(
+        &mut self,
+        migrate: Migrate,
+        operator: mpsc::UnboundedSender<FromHost>,
+    ) -> Result<(), Fatal> {
+        let answer = match &self.vm {
+            _ if self.emigration.is_some() || self.immigration.is_some() => {
+                Some(refused("MigrationConflict", "another migration of this VM is under way"))
+            }
+            Some(vm) if vm.running && vm.id == migrate.vm => None,
+            _ => Some(refused("WrongVm", "this host does not run that VM")),
+        };
+        let known = self.loaded.group.hosts.iter().find(|host| host.key == migrate.destination);
+        let address =
+            known.and_then(|host| self.loaded.config.hosts.iter().find(|address| address.name == host.name));
+        let (Some(vm), None, Some(address)) = (&self.vm, &answer, address) else {
+            let unknown = || refused("PeerUnknown", "this host has no address for the destination");
+            let _ = operator.send(answer.unwrap_or_else(unknown));
+            return Ok(());
+        };
+        let Some((base, state)) = vm.window.newest_certified_state() else {
+            let _ = operator.send(refused("QuorumNotReached", "no slot of this VM is certified yet"));
+            return Ok(());
+        };
+        let newest = vm.head_slot().unwrap_or(base.statement.slot);
+        let timeout_ms = u64::from(migrate.timeout_ms);
+        let slot = base.statement.slot;
+        let (core, effects) =
+            Source::begin(monotonic_ms(), timeout_ms, slot, newest, vm.pipeline.certified());
+        let (to_destination, outbox) = mpsc::unbounded_channel();
+        let mut timeline = Timeline::new("source");
+        timeline.begin("offer");
+        self.migration = Some(self.handle.new_scope());
+        let (endpoint, agent) = (self.endpoint.clone(), self.migration_handle());
+        tokio::spawn(converse(endpoint, address.address, migrate.destination, outbox, agent));
+        self.emigration = Some(Emigration {
+            core,
+            destination: migrate.destination,
+            to_destination: Some(to_destination),
+            operator: Some(operator),
+            timeline,
+            base: Some((base, state)),
+            relinquish: None,
+            instance: Nonce::from_bytes(fresh()?),
+            stopped_ns: 0,
+            declined: None,
+            declined_by: None,
+            arrived: None,
+            new_generation: Generation(0),
+        });
+        self.perform_emigration(effects)
+    }
+
+    pub(super) fn step_emigration(&mut self, input: Input) -> Result<(), Fatal> {
+        let Some(emigration) = &mut self.emigration else { return Ok(()) };
+        let before = emigration.core.phase();
+        let effects = emigration.core.step(monotonic_ms(), input);
+        let phase = emigration.core.phase();
+        if before != phase
+            && let Some(operator) = &emigration.operator
+        {
+            let _ =
+                operator.send(FromHost::Progress(Progress { phase: phase.to_owned(), done: 0, total: 0 }));
+        }
+        self.perform_emigration(effects)
+    }
+
+    pub(super) fn tick_emigration(&mut self) -> Result<(), Fatal> {
+        self.step_emigration(Input::Tick)
+    }
+
+    /// Whether the guest is stopped, or about to be, for a handover.
+    pub(super) fn frozen_now(&self) -> bool {
+        self.emigration
+            .as_ref()
+            .is_some_and(|emigration| matches!(emigration.core.phase(), "freeze" | "handover" | "reclaim"))
+    }
+
+    fn perform_emigration(&mut self, effects: Vec<Effect>) -> Result<(), Fatal> {
+        for effect in effects {
+            match effect {
+                Effect::Offer => self.send_offer(),
+                Effect::Forward(slot) => self.forward(slot)?,
+                Effect::Freeze => self.freeze(),
+                Effect::PersistRelinquish(slot) => self.persist_relinquish(slot)?,
+                Effect::Handover(slot) => self.send_handover(slot),
+                Effect::RunOn => self.run_on(),
+                Effect::Reclaim => self.ask_who_runs(),
+                Effect::Retire => self.retire()?,
+                Effect::Finish(outcome) => self.finish_emigration(outcome),
+            }
+        }
+        Ok(())
+    }
+
+    fn send_offer(&mut self) {
+        let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return };
+        let Some((base, state)) = &emigration.base else { return };
+        let (bulk_address, token) = self.states.offer(state, emigration.destination);
+        let offer = Offer {
+            spec: vm.register.spec.clone(),
+            image: vm.register.image.clone(),
+            activation: vm.activation.borrow().clone(),
+            base: base.clone(),
+            input_log: state.checkpoint.input_log.clone(),
+            statements: state.statements.clone(),
+            history: vm.window.history(base.statement.slot, HISTORY_STATEMENTS_MAX),
+            bulk_address,
+            token,
+        };
+        emigration.send(ToHost::Offer(offer));
+        self.reached(Step::OfferSent);
+    }
+
+    fn forward(&mut self, slot: Slot) -> Result<(), Fatal> {
+        let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return Ok(()) };
+        let Some(propose) = vm.window.proposal(slot) else { return Ok(()) };
+        match self.conduct.forward((*propose).clone()) {
+            Some(propose) => emigration.send(ToHost::Slot(propose)),
+            None if self.conduct.pretends_caught_up() => self.step_emigration(Input::Replayed(slot))?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn freeze(&mut self) {
+        let (Some(vm), Some(emigration)) = (&mut self.vm, &mut self.emigration) else { return };
+        emigration.timeline.end("following", 0, 0);
+        emigration.timeline.begin("stop and checkpoint");
+        vm.cutting = true;
+        let remote = vm.thread.remote();
+        let agent = self.handle.clone();
+        let frozen = remote.freeze();
+        tokio::spawn(async move { agent.send(Event::Frozen(Box::new(frozen.await))) });
+    }
+
+    pub(super) fn frozen(&mut self, result: Result<SlotState, VmFailure>) -> Result<(), Fatal> {
+        if let Some(vm) = &mut self.vm {
+            vm.cutting = false;
+        }
+        match result {
+            Ok(state) => {
+                if let Some(emigration) = &mut self.emigration {
+                    emigration.stopped_ns = state.stopped_ns;
+                }
+                self.reached(Step::Frozen);
+                if let Some(slot) = self.end_slot(state)? {
+                    self.step_emigration(Input::Frozen(slot))?;
+                }
+            }
+            Err(failure) => {
+                self.note(refused_by(&failure), "guest");
+                self.step_emigration(Input::Declined)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn persist_relinquish(&mut self, slot: Slot) -> Result<(), Fatal> {
+        let (Some(vm), Some(emigration)) = (&mut self.vm, &mut self.emigration) else { return Ok(()) };
+        // From here on the guest may run only with a quorum's activation.
+        vm.running = false;
+        let relinquish = Relinquish {
+            vm: vm.id,
+            group: self.loaded.group.id(),
+            epoch: self.loaded.group.epoch,
+            generation: vm.generation,
+            slot,
+            statement: vm.head_digest(),
+            successor: emigration.destination,
+            signature: quorate_attest::key::Signature::NONE,
+        };
+        let relinquish = relinquish.signed(&self.loaded.key);
+        emigration.relinquish = Some(relinquish.clone());
+        let record = Record::Relinquished(relinquish);
+        tokio::task::block_in_place(|| self.journal.append(&record))?;
+        self.reached(Step::RelinquishDurable);
+        self.step_emigration(Input::RelinquishDurable)
+    }
+
+    fn send_handover(&mut self, slot: Slot) {
+        let (Some(vm), Some(emigration)) = (&self.vm, &mut self.emigration) else { return };
+        emigration.timeline.end("stop and checkpoint", 0, 0);
+        emigration.timeline.begin("handover");
+        let before = Slot(slot.0.saturating_sub(1));
+        let (Some(last), Some(before), Some(relinquish)) =
+            (vm.window.proposal(slot), vm.window.certificate(before), emigration.relinquish.clone())
+        else {
+            return;
+        };
+        let handover =
+            Handover { last: (*last).clone(), before, relinquish, stopped_ns: emigration.stopped_ns };
+        let window = Arc::clone(&vm.window);
+        let earlier = move |slot: Slot| -> Option<(Propose, SlotCertificate)> {
+            Some(((*window.proposal(slot)?).clone(), window.certificate(slot)?))
+        };
+        emigration.send(ToHost::Handover(self.conduct.handover(handover, &self.loaded.key, &earlier)));
+        self.reached(Step::HandoverSent);
+    }
+
+    fn run_on(&mut self) {
+        if let Some(vm) = &mut self.vm {
+            vm.running = true;
+            vm.thread.run_on();
+        }
+        self.dismiss_waiters();
+    }
+
+    /// Asks the verifiers who runs the VM, and for votes if nobody does.
+    fn ask_who_runs(&mut self) {
+        let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return };
+        let (Some(given_away), Some(slot)) = (emigration.relinquish.clone(), vm.head_slot()) else { return };
+        let mine = Relinquish { successor: self.key(), ..given_away.clone() }.signed(&self.loaded.key);
+        let Some(certificate) = vm.window.certificate(slot) else {
+            // The last slot is not certified yet; the next timeout asks again.
+            return;
+        };
+        let question =
+            activate_question(&self.loaded.group, Cause::Relinquish(mine), certificate, emigration.instance);
+        let Some(question) = question else { return };
+        let (askers, group, agent) = (self.askers(), Arc::clone(&self.loaded.group), self.migration_handle());
+        tokio::spawn(async move {
+            let verdict = reclaim(askers, group, Cause::Relinquish(given_away), question).await;
+            agent.send(Event::Verdict(verdict));
+        });
+    }
+
+    pub(super) fn verdict(&mut self, verdict: Verdict) -> Result<(), Fatal> {
+        match verdict {
+            Verdict::Mine(certificate) => {
+                let generation = certificate.activation.generation;
+                let record = Record::Generation(certificate.clone());
+                tokio::task::block_in_place(|| self.journal.append(&record))?;
+                if let Some(vm) = &mut self.vm {
+                    vm.activated(certificate);
+                }
+                self.step_emigration(Input::Reclaimed(generation))
+            }
+            Verdict::Superseded(superseded) => {
+                if let (Some(vm), Some(certificate)) = (&mut self.vm, superseded.certificate) {
+                    vm.activated(certificate);
+                }
+                self.step_emigration(Input::Superseded(superseded.activation.generation))
+            }
+            Verdict::Undecided(error) => {
+                self.note(refusal(&error.kind(), &error), "verifiers");
+                self.step_emigration(Input::Undecided)
+            }
+        }
+    }
+
+    pub(super) fn destination_said(&mut self, message: Option<FromHost>) -> Result<(), Fatal> {
+        match message {
+            Some(FromHost::Accepted(_)) => {
+                if let Some(emigration) = &mut self.emigration {
+                    emigration.timeline.end("offer", 0, 0);
+                }
+                self.step_emigration(Input::Accepted)
+            }
+            Some(FromHost::Loaded(reached)) => {
+                if let Some(emigration) = &mut self.emigration {
+                    emigration.timeline.begin("following");
+                }
+                self.step_emigration(Input::Loaded(reached.slot))
+            }
+            Some(FromHost::Replayed(reached)) => self.step_emigration(Input::Replayed(reached.slot)),
+            Some(FromHost::Activated(activated)) => self.destination_activated(*Box::new(activated)),
+            Some(FromHost::Declined(declined)) => self.destination_declined(declined),
+            Some(FromHost::Progress(progress)) => {
+                self.reached(Step::BaseStreaming);
+                if let Some(operator) =
+                    self.emigration.as_ref().and_then(|emigration| emigration.operator.as_ref())
+                {
+                    let _ = operator.send(FromHost::Progress(progress));
+                }
+                self.step_emigration(Input::Pulling)
+            }
+            Some(FromHost::Refused(refused)) => {
+                self.decline_noted(refused, "destination");
+                self.step_emigration(Input::Declined)
+            }
+            Some(_) => Ok(()),
+            None => self.step_emigration(Input::Lost),
+        }
+    }
+
+    fn destination_activated(&mut self, activated: Activated) -> Result<(), Fatal> {
+        let Some(vm) = &mut self.vm else { return Ok(()) };
+        let expected = self.loaded.group.expect(vm.id, quorate_attest::statement::Kind::ACTIVATE);
+        let ours = self.loaded.key.public();
+        if let Err(error) = activated.certificate.verify(&self.loaded.group, &expected, Some(&ours)) {
+            self.note(refusal(error.kind(), &error), "destination");
+            return Ok(());
+        }
+        let generation = activated.certificate.activation.generation;
+        vm.activated(activated.certificate);
+        if let Some(emigration) = &mut self.emigration {
+            emigration.timeline.end("handover", 0, 0);
+            emigration.arrived = Some(activated.report);
+        }
+        self.reached(Step::ActivationSeen);
+        self.step_emigration(Input::Activated(generation))
+    }
+
+    fn destination_declined(&mut self, declined: Declined) -> Result<(), Fatal> {
+        self.decline_noted(declined.why, "destination");
+        self.step_emigration(Input::Declined)
+    }
+
+    fn decline_noted(&mut self, why: Refused, by: &str) {
+        if let Some(emigration) = &mut self.emigration {
+            emigration.declined = Some(why.clone());
+            emigration.declined_by = Some(by.to_owned());
+        }
+        self.note(why, by);
+    }
+
+    /// What a Byzantine host does: runs on in the generation that it gave up.
+    fn run_on_superseded(&mut self) -> Result<(), Fatal> {
+        let given_up = self.emigration.as_ref().and_then(|emigration| emigration.relinquish.as_ref());
+        if let (Some(vm), Some(relinquish)) = (&mut self.vm, given_up) {
+            vm.generation = relinquish.generation;
+        }
+        self.run_on();
+        Ok(())
+    }
+
+    /// The VM runs elsewhere. Its newest slots stay for a while, so that verifiers that are behind can catch up.
+    fn retire(&mut self) -> Result<(), Fatal> {
+        tokio::task::block_in_place(|| self.journal.append(&Record::Gone))?;
+        if self.conduct.keeps_running() {
+            return self.run_on_superseded();
+        }
+        if let Some(vm) = &mut self.vm {
+            vm.running = false;
+            vm.gone = true;
+            // Inputs and statements stay for verifiers that are behind; they get states from the new host.
+            vm.thread.end();
+            vm.window.forget_states();
+        }
+        self.dismiss_waiters();
+        Ok(())
+    }
+
+    fn finish_emigration(&mut self, outcome: Outcome) {
+        let Some(mut emigration) = self.emigration.take() else { return };
+        self.migration = None;
+        let (result, generation) = match outcome {
+            Outcome::Moved(generation) => ("activated", generation),
+            Outcome::Returned(generation) => ("aborted", generation),
+            Outcome::Aborted => ("aborted", self.vm.as_ref().map_or(Generation(0), |vm| vm.generation)),
+        };
+        emigration.new_generation = generation;
+        if result == "aborted" {
+            let why =
+                emigration.declined.clone().unwrap_or_else(|| refusal("PeerTimeout", &"no answer in time"));
+            emigration.send(ToHost::Abort(why));
+        }
+        let slot = self.vm.as_ref().and_then(super::Vm::head_slot).unwrap_or(Slot(0));
+        if let Some(operator) = emigration.operator.take() {
+            let _ = operator.send(FromHost::Report(emigration.report(result, slot)));
+        }
+    }
+
+    /// A host that was restarted after it had relinquished its VM.
+    pub(super) fn resume_relinquished(&mut self, relinquish: Relinquish) -> Result<(), Fatal> {
+        let timeout_ms = self.loaded.config.migration_timeout_ms;
+        self.migration = Some(self.handle.new_scope());
+        self.emigration = Some(Emigration {
+            core: Source::resume_relinquished(monotonic_ms(), timeout_ms, relinquish.slot),
+            destination: relinquish.successor,
+            to_destination: None,
+            operator: None,
+            timeline: Timeline::new("source"),
+            base: None,
+            relinquish: Some(relinquish),
+            instance: Nonce::from_bytes(fresh()?),
+            stopped_ns: monotonic_ns(),
+            declined: None,
+            declined_by: None,
+            arrived: None,
+            new_generation: Generation(0),
+        });
+        Ok(())
+    }
+}
+
+impl Emigration {
+    fn send(&self, message: ToHost) {
+        if let Some(destination) = &self.to_destination {
+            // A lost connection is noticed by the reader.
+            let _ = destination.send(message);
+        }
+    }
+
+    fn report(&self, result: &str, slot: Slot) -> Report {
+        let mut report = self.arrived.clone().unwrap_or_else(|| Report {
+            result: String::new(),
+            refused: None,
+            refused_by: None,
+            slot,
+            generation: Generation(0),
+            phases: Vec::new(),
+            stopped_ns: self.stopped_ns,
+            running_ns: 0,
+            replay_ns: 0,
+            bytes_moved: 0,
+            pages_moved: 0,
+        });
+        report.result = result.to_owned();
+        report.generation = self.new_generation;
+        report.refused = self.declined.clone();
+        report.refused_by = self.declined_by.clone();
+        let mut phases = self.timeline.phases();
+        phases.append(&mut report.phases);
+        phases.sort_by_key(|phase| phase.start_ns);
+        report.phases = phases;
+        report
+    }
+}
+
+/// Keeps the exchange with a destination: what the agent sends goes out, what comes back becomes events.
+async fn converse(
+    endpoint: Endpoint,
+    address: std::net::SocketAddr,
+    destination: PublicKey,
+    mut outbox: mpsc::UnboundedReceiver<ToHost>,
+    agent: AgentHandle,
+) {
+    let exchange = async { endpoint.connect(address, &destination).await?.open().await };
+    let exchange = match exchange.await {
+        Ok(exchange) => exchange,
+        Err(error) => {
+            agent.send(Event::FromDestination(Some(refused(error.kind(), &error.to_string()))));
+            return;
+        }
+    };
+    let (mut sender, mut receiver) = exchange.split();
+    receiver.set_patience(crate::EXCHANGE_PATIENCE);
+    let reader = agent.clone();
+    let reading = tokio::spawn(async move {
+        loop {
+            match receiver.recv::<FromHost>().await {
+                Ok(Some(message)) => reader.send(Event::FromDestination(Some(message))),
+                Ok(None) | Err(_) => return reader.send(Event::FromDestination(None)),
+            }
+        }
+    });
+    while let Some(message) = outbox.recv().await {
+        if sender.send(&message).await.is_err() {
+            break;
+        }
+    }
+    let _ = sender.finish();
+    reading.abort();
+}

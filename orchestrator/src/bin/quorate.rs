@@ -1,7 +1,0 @@
-//! `quorate`: the operator's command line.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    quorate_orchestrator::cli::main()
-}
