@@ -5,6 +5,7 @@ use crate::golden::{Sample, samples};
 use proptest::prelude::*;
 use quorate_attest::certificate::Certificate;
 use quorate_attest::encoding::Bounded;
+use quorate_attest::receipt::ReceiptCertificate;
 use quorate_attest::statement::Kind;
 use quorate_attest::vm::*;
 
@@ -34,6 +35,9 @@ fn test_every_type_of_fixed_size_has_exactly_its_limit() {
         "HeadAnswer",
         "Equivocation",
         "DoubleVote",
+        "Decision to grant",
+        "LogLeaf",
+        "Receipt",
         "StateCommitment",
     ];
     for sample in samples().iter().filter(|sample| fixed.contains(&sample.name)) {
@@ -85,6 +89,14 @@ fn test_certificates_with_more_than_64_signatures_are_refused() {
             attestations: vec![(0, vote.signature); count],
             ..activation_certificate(&group, cause.clone(), &[0])
         };
+        let decided = DecisionCertificate {
+            signatures: vec![(0, vote.signature); count],
+            ..decision_certificate(decision(&group, migrate()), &[0])
+        };
+        assert_eq!(DecisionCertificate::decoded(&decided.encoded()).is_ok(), fits);
+        let received =
+            ReceiptCertificate { signatures: vec![(0, vote.signature); count], receipt: receipt(&group) };
+        assert_eq!(ReceiptCertificate::decoded(&received.encoded()).is_ok(), fits);
         assert_eq!(SlotCertificate::decoded(&slots.encoded()).is_ok(), fits);
         assert_eq!(Certificate::decoded(&generic.encoded()).is_ok(), fits);
         assert_eq!(ActivationCertificate::decoded(&activated.encoded()).is_ok(), fits);

@@ -3,6 +3,8 @@
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::*;
 use quorate_attest::key::{SecretKey, Signature};
+use quorate_attest::operation::Operation;
+use quorate_attest::receipt::Receipt;
 use quorate_attest::statement::{Expected, Kind};
 use quorate_attest::vm::*;
 
@@ -176,6 +178,44 @@ pub fn refusal(group: &GroupConfig) -> Refusal {
         signature: Signature::NONE,
     }
     .signed(&host_key(1))
+}
+
+pub fn operation(group: &GroupConfig) -> Operation {
+    let nonce = Nonce::from_bytes([0x5e; 16]);
+    Operation::new(&secret(Use::Operator, 0), group.id(), nonce, b"command".to_vec())
+}
+
+pub fn decision(group: &GroupConfig, action: Action) -> Decision {
+    let (group, epoch, operation) = (group.id(), group.epoch, operation(group).id());
+    Decision { group, epoch, vm: spec().id(), generation: Generation(2), operation, index: 17, action }
+}
+
+pub fn migrate() -> Action {
+    Action::Migrate { source: host_key(0).public(), destination: host_key(1).public() }
+}
+
+pub fn grant(group: &GroupConfig) -> Action {
+    let last = slot(group, 5);
+    Action::Grant { slot: last.slot, statement: last.digest(), host: host_key(1).public() }
+}
+
+pub fn decision_certificate(decision: Decision, orchestrators: &[u16]) -> DecisionCertificate {
+    let vote = |index: &u16| (*index, decision.sign(&vote_key(*index)));
+    DecisionCertificate { signatures: orchestrators.iter().map(vote).collect(), decision }
+}
+
+pub fn receipt(group: &GroupConfig) -> Receipt {
+    Receipt {
+        group: group.id(),
+        epoch: group.epoch,
+        index: 17,
+        operation: operation(group).id(),
+        result: [0x6f; 32],
+        log_root: [0x70; 32],
+        log_size: 18,
+        state_root: [0x81; 32],
+        state_size: 5,
+    }
 }
 
 /// All subsets of `0..n` with `size` members.

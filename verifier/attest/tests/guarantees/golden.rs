@@ -4,6 +4,7 @@
 
 use crate::evidence::{conflict, double_vote, equivocation};
 use crate::fixtures::*;
+use crate::receipts::receipt_certificate;
 use crate::requests::request;
 use quorate_attest::certificate::Certificate;
 use quorate_attest::encoding::{Bounded, DecodeError};
@@ -79,6 +80,13 @@ pub fn samples() -> Vec<Sample> {
         sample("Equivocation", &equivocation()),
         sample("DoubleVote", &double_vote(Mode::Replayed, Mode::Sampled)),
         sample("ConflictingCertificates", &conflict()),
+        sample("Operation", &operation(&group)),
+        sample("Decision to migrate", &decision(&group, migrate())),
+        sample("Decision to grant", &decision(&group, grant(&group))),
+        sample("DecisionCertificate", &decision_certificate(decision(&group, grant(&group)), &[0, 1, 2])),
+        sample("LogLeaf", &receipt(&group).leaf()),
+        sample("Receipt", &receipt(&group)),
+        sample("ReceiptCertificate", &receipt_certificate(&group, &[0, 1, 2])),
         sample("StateCommitment", &state.commitment()),
         sample("EntryProof", &state.membership(&[b'k', 3]).unwrap()),
         sample("AbsenceProof", &state.absence(b"k").unwrap()),

@@ -2,12 +2,15 @@
 
 mod activations;
 mod certificates;
+mod decisions;
 mod decoders;
 mod evidence;
 mod fixtures;
 mod golden;
 mod groups;
 mod heads;
+mod operations;
 mod public_form;
+mod receipts;
 mod requests;
 mod slots;
