@@ -83,7 +83,11 @@ pub fn write(path: &Path, group: &GroupConfig) -> io::Result<()> {
     crate::sign_log::write_durably(path, to_text(group).as_bytes())
 }
 
-pub(super) fn read_text(path: &Path) -> io::Result<String> {
+/// Reads a configuration file of at most a mebibyte.
+///
+/// # Errors
+/// The system's; `FileTooLarge`.
+pub fn read_text(path: &Path) -> io::Result<String> {
     if fs::metadata(path)?.len() > FILE_BYTES_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }

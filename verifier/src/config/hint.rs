@@ -3,7 +3,7 @@
 use super::Problem;
 
 /// A problem for each key of `table` that is not in `known`.
-pub(super) fn unknown_keys(table: &toml::Table, known: &[&str]) -> Vec<Problem> {
+pub fn unknown_keys(table: &toml::Table, known: &[&str]) -> Vec<Problem> {
     let unknown = table.keys().filter(|key| !known.contains(&key.as_str()));
     unknown.map(|key| Problem::new(key, format!("unknown key `{key}`{}", hint(key, known)))).collect()
 }

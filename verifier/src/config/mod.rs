@@ -3,7 +3,7 @@
 //! Reading it collects every problem instead of stopping at the first, because an operator fixes a file once.
 
 pub mod group_file;
-mod hint;
+pub mod hint;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +32,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(key: &str, text: impl Into<String>) -> Self {
+    /// A problem that ends a start with the exit code of configurations.
+    pub fn new(key: &str, text: impl Into<String>) -> Self {
         Self { key: key.to_owned(), text: text.into(), exit_code: crate::exit::CONFIGURATION }
     }
 }

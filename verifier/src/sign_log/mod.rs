@@ -32,7 +32,7 @@ mod tests;
 
 pub use data_dir::{DataDir, LOG_FILE};
 pub use frame::{Checksum, FRAME_HEADER_BYTES, PAYLOAD_BYTES_MAX};
-pub(crate) use storage::write_durably;
+pub use storage::write_durably;
 pub use storage::{FileStorage, Storage};
 
 use std::io;
