@@ -37,6 +37,7 @@ pub fn group(n: u16, f: u64) -> GroupConfig {
         name: "test".into(),
         hash_algorithm: HASH_SHA256,
         epoch: Epoch(1),
+        genesis: Some(quorate_attest::id::GroupId::from_bytes([n as u8; 32])),
         f,
         members: members.collect(),
         operators: Vec::new(),

@@ -35,6 +35,24 @@ pub enum VerifyError {
         /// Epoch found.
         got: Epoch,
     },
+    /// An epoch that was left: good for history, not for anything new.
+    #[error("epoch {epoch} is retired, the current one is {current}")]
+    EpochRetired {
+        /// Epoch found.
+        epoch: Epoch,
+        /// Epoch whose members may sign now.
+        current: Epoch,
+    },
+    /// A configuration or certificate of an epoch that no unbroken chain from the genesis leads to.
+    #[error("epoch {got} is not linked to epoch {current}: {reason}")]
+    EpochUnlinked {
+        /// Newest epoch of the chain.
+        current: Epoch,
+        /// Epoch found.
+        got: Epoch,
+        /// What is missing.
+        reason: &'static str,
+    },
     /// About another VM.
     #[error("statement is about VM {got}, expected {want}")]
     WrongVm {
@@ -176,6 +194,8 @@ impl VerifyError {
             Self::WrongDomain { .. } => "WrongDomain",
             Self::WrongCluster { .. } => "WrongCluster",
             Self::WrongEpoch { .. } => "WrongEpoch",
+            Self::EpochRetired { .. } => "EpochRetired",
+            Self::EpochUnlinked { .. } => "EpochUnlinked",
             Self::WrongVm { .. } => "WrongVm",
             Self::WrongSlot { .. } => "WrongSlot",
             Self::FencedGeneration { .. } => "FencedGeneration",

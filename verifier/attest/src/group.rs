@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::encoding::{self, Bounded, bounded_list, is_name, to_bytes};
 use crate::error::VerifyError;
-use crate::id::{Epoch, GroupId, VmId};
+use crate::id::{ConfigDigest, Epoch, GroupId, VmId};
 use crate::key::PublicKey;
 use crate::note::{KeyType, VerifierKey};
 use crate::quorum::QuorumRule;
@@ -59,6 +59,8 @@ pub struct GroupConfig {
     pub hash_algorithm: u8,
     /// Membership version.
     pub epoch: Epoch,
+    /// Identity of the group; none in epoch 0, whose configuration is the genesis.
+    pub genesis: Option<GroupId>,
     /// Most Byzantine members.
     pub f: u64,
     /// Voters; a verifier's index is its place here.
@@ -77,9 +79,17 @@ impl Bounded for GroupConfig {
 }
 
 impl GroupConfig {
-    /// SHA-256 of the encoding: the group's name in every statement.
+    /// SHA-256 of the genesis configuration: the group's name in every statement of every epoch.
     pub fn id(&self) -> GroupId {
-        GroupId::from_bytes(Sha256::digest(to_bytes(self)).into())
+        match self.genesis {
+            Some(genesis) => genesis,
+            None => GroupId::from_bytes(self.digest().to_bytes()),
+        }
+    }
+
+    /// SHA-256 of the encoding of this configuration.
+    pub fn digest(&self) -> ConfigDigest {
+        ConfigDigest::from_bytes(Sha256::digest(to_bytes(self)).into())
     }
 
     /// Reads and validates a configuration.
@@ -99,12 +109,18 @@ impl GroupConfig {
         Ok(self.rule()?.check_stated(stated)?)
     }
 
-    /// Checks everything that decoding a single field cannot: hash, size, names and, above all, that no key occurs twice.
+    /// Checks everything that decoding a single field cannot: hash, genesis, size, names and, above
+    /// all, that no key occurs twice.
     /// A key under two indices would vote twice; a key in two roles would sign in one what counts in the other.
     pub fn validate(&self) -> Result<(), VerifyError> {
         self.rule()?;
         if self.hash_algorithm != HASH_SHA256 {
             return Err(bad(format!("hash algorithm {} is unknown", self.hash_algorithm)));
+        }
+        match (self.epoch, self.genesis) {
+            (Epoch::ZERO, Some(_)) => return Err(bad("epoch 0 is the genesis and names none")),
+            (Epoch::ZERO, None) | (_, Some(_)) => {}
+            (epoch, None) => return Err(bad(format!("epoch {epoch} does not name its genesis"))),
         }
         let sizes = [
             ("members", self.members.len(), MEMBERS_LIMIT),
@@ -145,18 +161,28 @@ impl GroupConfig {
             }
         }
         let mut seen = votes;
-        let others = self
-            .members
-            .iter()
-            .flat_map(|member| [("cosigner", member.cosigner_key), ("transport", member.transport_key)])
-            .chain(self.operators.iter().map(|key| ("operator", *key)))
-            .chain(self.hosts.iter().map(|host| ("host", host.key)));
-        for (role, key) in others {
+        for (role, key) in self.roles().filter(|(role, _)| *role != "vote") {
             if !seen.insert(key) {
                 return Err(VerifyError::KeyRoleMismatch { role, got: key });
             }
         }
         Ok(())
+    }
+
+    /// Every key with its role.
+    pub fn roles(&self) -> impl Iterator<Item = (&'static str, PublicKey)> + '_ {
+        let of_member = |member: &Member| {
+            [
+                ("vote", member.vote_key),
+                ("cosigner", member.cosigner_key),
+                ("transport", member.transport_key),
+            ]
+        };
+        self.members
+            .iter()
+            .flat_map(of_member)
+            .chain(self.operators.iter().map(|key| ("operator", *key)))
+            .chain(self.hosts.iter().map(|host| ("host", host.key)))
     }
 
     /// Vote keys in index order.

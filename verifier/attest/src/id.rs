@@ -172,8 +172,10 @@ pub(crate) fn write_hex(out: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Resu
 }
 
 opaque_bytes! {
-    /// A group of nodes: SHA-256 of its configuration.
+    /// A group of nodes: SHA-256 of its genesis configuration, in every epoch.
     GroupId[32];
+    /// SHA-256 of a group's configuration in one epoch.
+    ConfigDigest[32];
     /// A VM: digest of its specification ([`crate::vm::VmSpec::id`]).
     VmId[32];
     /// SHA-256 of an image (a guest ELF file).

@@ -34,6 +34,7 @@ pub mod certificate;
 pub mod checkpoint;
 pub mod cosignature;
 pub mod encoding;
+pub mod epoch;
 pub mod error;
 pub mod group;
 pub mod id;

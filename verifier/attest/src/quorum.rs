@@ -8,7 +8,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuorumError {
     /// `n < 3f + 1`.
-    #[error("{n} members cannot tolerate {f} faults: at least 3f + 1 are needed")]
+    #[error("{n} members cannot tolerate {f} faults: n = {n} >= 3f + 1 = {} is false", needed(.f))]
     Infeasible {
         /// Members.
         n: u64,
@@ -16,7 +16,12 @@ pub enum QuorumError {
         f: u64,
     },
     /// Two sets of the stated size need not share an honest member.
-    #[error("stated quorum {stated} is unsafe for n = {n}, f = {f}: 2q > n + f does not hold")]
+    #[error(
+        "stated quorum {stated} is unsafe for n = {n}, f = {f}: 2*{stated} = {} > n + f = {} is false: \
+         two quorums may share no honest member",
+        twice(.stated),
+        sum(.n, .f)
+    )]
     Unsafe {
         /// Quorum stated.
         stated: u64,
@@ -26,7 +31,11 @@ pub enum QuorumError {
         f: u64,
     },
     /// `f` silent members block a quorum of the stated size.
-    #[error("stated quorum {stated} is not live for n = {n}, f = {f}: q <= n - f does not hold")]
+    #[error(
+        "stated quorum {stated} is not live for n = {n}, f = {f}: {stated} <= n - f = {} is false: \
+         {f} silent members block every quorum",
+        n.saturating_sub(*f)
+    )]
     NotLive {
         /// Quorum stated.
         stated: u64,
@@ -36,7 +45,10 @@ pub enum QuorumError {
         f: u64,
     },
     /// Safe and live, yet not the one every party derives, so it would not be obeyed.
-    #[error("stated quorum {stated} differs from the derived quorum {derived}")]
+    #[error(
+        "stated quorum {stated} differs from the derived quorum (n + f) / 2 + 1 = {derived}: \
+         parties that count differently do not agree"
+    )]
     Differs {
         /// Quorum stated.
         stated: u64,
@@ -52,6 +64,18 @@ impl QuorumError {
     }
 }
 
+fn needed(f: &u64) -> u128 {
+    3 * u128::from(*f) + 1
+}
+
+fn twice(stated: &u64) -> u128 {
+    2 * u128::from(*stated)
+}
+
+fn sum(n: &u64, f: &u64) -> u128 {
+    u128::from(*n) + u128::from(*f)
+}
+
 /// A feasible pair of group size and fault budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct QuorumRule {
@@ -62,7 +86,7 @@ pub struct QuorumRule {
 impl QuorumRule {
     /// The rule for `n` members with at most `f` Byzantine; refuses `n < 3f + 1`.
     pub fn new(n: u64, f: u64) -> Result<Self, QuorumError> {
-        if u128::from(n) < 3 * u128::from(f) + 1 {
+        if u128::from(n) < needed(&f) {
             return Err(QuorumError::Infeasible { n, f });
         }
         Ok(Self { n, f })
@@ -92,7 +116,7 @@ impl QuorumRule {
     /// Checks a quorum that a configuration states: it must be safe, live and the derived one.
     pub fn check_stated(&self, stated: u64) -> Result<(), QuorumError> {
         let (n, f) = (self.n, self.f);
-        if 2 * u128::from(stated) <= u128::from(n) + u128::from(f) {
+        if twice(&stated) <= sum(&n, &f) {
             return Err(QuorumError::Unsafe { stated, n, f });
         }
         if stated > n - f {
@@ -109,6 +133,7 @@ impl QuorumRule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
     use proptest::prelude::*;
 
     /// n, f, `2f + 1`, correct quorum.
@@ -152,6 +177,32 @@ mod tests {
         assert_eq!(rule.check_stated(8), Err(QuorumError::Differs { stated: 8, derived: 7 }));
         assert_eq!(rule.check_stated(u64::MAX).unwrap_err().kind(), "BadConfig");
         assert_eq!(rule.matching_replies(), 3);
+    }
+
+    #[test]
+    fn test_refusal_of_a_stated_quorum_shows_the_arithmetic() {
+        let rule = QuorumRule::new(10, 2).unwrap();
+        let text = |stated| rule.check_stated(stated).unwrap_err().to_string();
+        assert_eq!(
+            text(5),
+            "stated quorum 5 is unsafe for n = 10, f = 2: 2*5 = 10 > n + f = 12 is false: \
+             two quorums may share no honest member"
+        );
+        assert_eq!(
+            text(9),
+            "stated quorum 9 is not live for n = 10, f = 2: 9 <= n - f = 8 is false: \
+             2 silent members block every quorum"
+        );
+        assert_eq!(
+            text(8),
+            "stated quorum 8 differs from the derived quorum (n + f) / 2 + 1 = 7: \
+             parties that count differently do not agree"
+        );
+        assert_eq!(
+            QuorumRule::new(6, 2).unwrap_err().to_string(),
+            "6 members cannot tolerate 2 faults: n = 6 >= 3f + 1 = 7 is false"
+        );
+        assert!(QuorumRule::new(1, u64::MAX).unwrap_err().to_string().contains("55340232221128654846"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ```toml
 //! name = "demo"
 //! epoch = 0
+//! genesis = "..."       # the group's id; from epoch 1 on
 //! f = 1
 //! quorum = 3            # optional; refused when it is not the derived one
 //! operators = ["<64 hexadecimal digits>"]
@@ -23,7 +24,7 @@ use std::io;
 use std::path::Path;
 
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
-use quorate_attest::id::Epoch;
+use quorate_attest::id::{Epoch, GroupId};
 use quorate_attest::key::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -32,13 +33,15 @@ use super::hint::unknown_keys;
 
 /// Largest group file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-const KEYS: [&str; 7] = ["name", "epoch", "f", "quorum", "operators", "members", "hosts"];
+const KEYS: [&str; 8] = ["name", "epoch", "genesis", "f", "quorum", "operators", "members", "hosts"];
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GroupFile {
     name: String,
     epoch: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    genesis: Option<GroupId>,
     f: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     quorum: Option<u64>,
@@ -100,6 +103,7 @@ pub fn to_text(group: &GroupConfig) -> String {
     let file = GroupFile {
         name: group.name.clone(),
         epoch: group.epoch.get(),
+        genesis: group.genesis,
         f: group.f,
         quorum: group.rule().ok().map(|rule| rule.quorum()),
         operators: group.operators.clone(),
@@ -125,6 +129,7 @@ pub fn parse(text: &str) -> Result<GroupConfig, Problem> {
         name: file.name,
         hash_algorithm: HASH_SHA256,
         epoch: Epoch(file.epoch),
+        genesis: file.genesis,
         f: file.f,
         members: file.members.into_iter().map(Member::from).collect(),
         operators: file.operators,

@@ -1,6 +1,6 @@
 use super::*;
 use quorate_attest::group::{HASH_SHA256, Host, Member};
-use quorate_attest::id::Epoch;
+use quorate_attest::id::{Epoch, GroupId};
 
 fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed([seed; 32])
@@ -17,6 +17,7 @@ fn group() -> GroupConfig {
         name: "demo".into(),
         hash_algorithm: HASH_SHA256,
         epoch: Epoch(3),
+        genesis: Some(GroupId::from_bytes([9; 32])),
         f: 1,
         members: (0..4).map(member).collect(),
         operators: vec![key(1).public()],
@@ -118,6 +119,8 @@ fn group_files_with_a_wrong_quorum_an_unknown_key_or_a_duplicate_key_are_refused
     let wrong = [
         (text.replace("quorum = 3", "quorum = 2"), "unsafe"),
         (text.replace("epoch = 3", "epoc = 3"), "did you mean `epoch`?"),
+        (text.replace("epoch = 3", "epoch = 0"), "epoch 0 is the genesis"),
+        (text.replace("genesis", "# genesis"), "epoch 3 does not name its genesis"),
         (text.replace("vote_key", "vot_key"), "unknown field"),
         (text.replace(&key(13).public().to_string(), &key(12).public().to_string()), "twice"),
         (text.replace("f = 1", "f = 2"), "3f + 1"),

@@ -52,6 +52,7 @@ pub fn group() -> GroupConfig {
         name: "test".into(),
         hash_algorithm: HASH_SHA256,
         epoch: Epoch(1),
+        genesis: Some(quorate_attest::id::GroupId::from_bytes([9; 32])),
         f: 1,
         members: (0..4).map(member).collect(),
         operators: vec![operator_key().public()],

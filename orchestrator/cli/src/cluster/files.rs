@@ -9,31 +9,86 @@ use std::path::{Path, PathBuf};
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::Epoch;
 use quorate_attest::key::SecretKey;
+use quorate_host::client::hosts::HostPeer;
+use quorate_ordering::orderer::OrchestratorPeer;
 use quorate_verifier::config::group_file;
 use quorate_verifier::key_file::{self, KeyFileError};
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::{ClusterError, Plan};
 
+const VERIFIERS_FILE: &str = "group.toml";
+const ORCHESTRATORS_FILE: &str = "orchestrators.toml";
+const INDEX_FILE: &str = "cluster.toml";
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// Where a host listens: messages over UDP, state over TCP.
-#[derive(Clone, Copy, Debug)]
+/// Where a node listens. Verifiers use `messages` only, hosts give state away at `service`, orchestrators have their HTTP
+/// interface there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Messages.
+    /// UDP address of messages.
     pub messages: SocketAddr,
-    /// State.
-    pub bulk: SocketAddr,
+    /// TCP address.
+    pub service: SocketAddr,
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeRole {
+    /// Replica of the ordered log.
+    Orchestrator,
+    /// Attests slots.
+    Verifier,
+    /// Runs VMs.
+    Host,
+}
+
+impl NodeRole {
+    /// As it is written in file names and on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Orchestrator => "orchestrator",
+            Self::Verifier => "verifier",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// The index of a cluster's folder: `cluster.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    /// All nodes in the order in which they start.
+    pub nodes: Vec<Entry>,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its name, and that of its configuration file.
+    pub name: String,
+    /// What it does.
+    pub role: NodeRole,
+    /// Where it listens.
+    #[serde(flatten)]
+    pub place: Place,
 }
 
 /// The folder, with what is in it.
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
-    /// The group of the cluster.
+    /// The verifiers' group.
     pub group: GroupConfig,
-    /// Key of its operator.
+    /// The orchestrators' group.
+    pub orchestrators: GroupConfig,
+    /// Key of the operator of both.
     pub operator: SecretKey,
+    /// The nodes.
+    pub index: Index,
 }
 
 /// `count` pairs of ports that were free a moment ago. All are held until the last is found, so that they differ.
@@ -42,11 +97,13 @@ pub fn free_places(count: usize) -> io::Result<Vec<Place>> {
     for _ in 0..count {
         held.push((UdpSocket::bind(ANY_PORT)?, TcpListener::bind(ANY_PORT)?));
     }
-    held.iter().map(|(udp, tcp)| Ok(Place { messages: udp.local_addr()?, bulk: tcp.local_addr()? })).collect()
+    held.iter()
+        .map(|(udp, tcp)| Ok(Place { messages: udp.local_addr()?, service: tcp.local_addr()? }))
+        .collect()
 }
 
 impl Folder {
-    /// Makes folders, keys and group. Keys that are there already are used again.
+    /// Makes folders, keys, groups and configurations. Keys that are there already are used again.
     pub fn create(plan: &Plan) -> Result<Self, ClusterError> {
         let root = plan.folder.clone();
         for folder in [root.clone(), root.join("keys"), root.join("data"), root.join("logs")] {
@@ -57,36 +114,79 @@ impl Folder {
                 .map_err(ClusterError::io(format!("create {}", folder.display())))?;
         }
         let keys = root.join("keys");
-        let mut members = Vec::new();
-        for index in 0..plan.verifiers {
-            let name = Plan::verifier_name(index);
-            let key = |role| key(&keys, &name, role).map(|key| key.public());
-            let (vote_key, cosigner_key, transport_key) = (key("vote")?, key("cosigner")?, key("transport")?);
-            members.push(Member { name: name.clone(), vote_key, cosigner_key, transport_key });
-        }
-        let mut hosts = Vec::new();
-        for name in &plan.hosts {
-            hosts.push(Host { name: name.clone(), key: key(&keys, name, "host")?.public() });
-        }
-        let operator = key(&keys, "operator", "operator")?;
-        let group = GroupConfig {
-            name: "demo".into(),
-            hash_algorithm: HASH_SHA256,
-            epoch: Epoch(0),
-            f: (plan.verifiers as u64).saturating_sub(1) / 3,
-            members,
-            operators: vec![operator.public()],
-            hosts,
+        let members = |names: Vec<String>| -> Result<Vec<Member>, ClusterError> {
+            let member = |name: String| {
+                let key = |role| key(&keys, &name, role).map(|key| key.public());
+                let (vote_key, cosigner_key, transport_key) =
+                    (key("vote")?, key("cosigner")?, key("transport")?);
+                Ok(Member { name: name.clone(), vote_key, cosigner_key, transport_key })
+            };
+            names.into_iter().map(member).collect()
         };
-        group.validate()?;
-        let folder = Self { root, group, operator };
-        group_file::write(&folder.group_file(), &folder.group)
-            .map_err(ClusterError::io(format!("write {}", folder.group_file().display())))?;
+        let host = |name: &String| {
+            Ok::<_, ClusterError>(Host { name: name.clone(), key: key(&keys, name, "host")?.public() })
+        };
+        let hosts = plan.hosts.iter().map(host).collect::<Result<Vec<_>, _>>()?;
+        let operator = key(&keys, "operator", "operator")?;
+        let group = |name: &str, members: Vec<Member>, hosts: Vec<Host>| {
+            let f = (members.len() as u64).saturating_sub(1) / 3;
+            let (hash_algorithm, operators) = (HASH_SHA256, vec![operator.public()]);
+            let name = name.to_owned();
+            GroupConfig { name, genesis: None, hash_algorithm, epoch: Epoch(0), f, members, operators, hosts }
+        };
+        let verifiers = group(
+            &plan.name,
+            members((0..plan.verifiers).map(Plan::verifier_name).collect())?,
+            hosts.clone(),
+        );
+        let orchestrators = group(
+            &format!("{}-orchestrators", plan.name),
+            members((0..plan.orchestrators).map(Plan::orchestrator_name).collect())?,
+            hosts,
+        );
+        verifiers.validate()?;
+        orchestrators.validate()?;
+        let index = Index { nodes: plan.entries().map_err(ClusterError::io("find a free port"))? };
+        let folder = Self { root, group: verifiers, orchestrators, operator, index };
+        for (path, group) in
+            [(folder.group_file(), &folder.group), (folder.orchestrators_file(), &folder.orchestrators)]
+        {
+            group_file::write(&path, group).map_err(ClusterError::io(format!("write {}", path.display())))?;
+        }
+        folder.write_nodes(plan)?;
         Ok(folder)
     }
 
+    /// Opens a folder that [`Self::create`] made.
+    pub fn open(root: &Path) -> Result<Self, ClusterError> {
+        let read = |path: &Path| {
+            fs::read_to_string(path).map_err(ClusterError::io(format!("read {}", path.display())))
+        };
+        let path = root.join(INDEX_FILE);
+        let index = toml::from_str(&read(&path)?).map_err(|error| ClusterError::BadFile {
+            path: path.clone(),
+            reason: error.message().to_owned(),
+        })?;
+        let group = |path: PathBuf| {
+            group_file::read(&path)
+                .map_err(|problem| ClusterError::BadFile { path, reason: problem.to_string() })
+        };
+        let operator = key_file::read(&root.join("keys").join("operator.operator"))?;
+        let (verifiers, orchestrators) =
+            (group(root.join(VERIFIERS_FILE))?, group(root.join(ORCHESTRATORS_FILE))?);
+        Ok(Self { root: root.to_owned(), group: verifiers, orchestrators, operator, index })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub fn group_file(&self) -> PathBuf {
-        self.root.join("group.toml")
+        self.root.join(VERIFIERS_FILE)
+    }
+
+    pub fn orchestrators_file(&self) -> PathBuf {
+        self.root.join(ORCHESTRATORS_FILE)
     }
 
     pub fn config_file(&self, name: &str) -> PathBuf {
@@ -101,67 +201,101 @@ impl Folder {
         self.root.join("data").join(name)
     }
 
-    /// Writes a verifier's configuration; without an address it takes any port.
-    pub fn write_verifier(
-        &self,
-        name: &str,
-        sampled: bool,
-        listen: Option<SocketAddr>,
-    ) -> Result<(), ClusterError> {
-        let mode = if sampled { "sampled" } else { "replayed" };
-        let mut table = self.common(name, listen.unwrap_or(ANY_PORT));
-        table.insert("key_file".into(), format!("keys/{name}.vote").into());
-        table.insert("cosigner_key_file".into(), format!("keys/{name}.cosigner").into());
-        table.insert("transport_key_file".into(), format!("keys/{name}.transport").into());
-        table.insert("mode".into(), mode.into());
-        self.write(name, &table)
+    /// The hosts with their addresses, in the order of the group.
+    pub fn hosts(&self) -> Vec<HostPeer> {
+        let peer = |host: &Host| {
+            let address = self.entry(&host.name)?.place.messages;
+            Some(HostPeer { name: host.name.clone(), key: host.key, address })
+        };
+        self.group.hosts.iter().filter_map(peer).collect()
     }
 
-    /// Writes a host's configuration.
-    pub fn write_host(
-        &self,
-        plan: &Plan,
-        name: &str,
-        place: Place,
-        verifiers: &[(String, SocketAddr)],
-        hosts: &[(String, Place)],
-    ) -> Result<(), ClusterError> {
+    /// The orchestrators with their addresses, in the order of the group.
+    pub fn orchestrator_peers(&self) -> Vec<OrchestratorPeer> {
+        let address_of = |name: &str| Some(self.entry(name)?.place.messages);
+        OrchestratorPeer::of_group(&self.orchestrators, address_of).unwrap_or_default()
+    }
+
+    /// A node by its name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.index.nodes.iter().find(|entry| entry.name == name)
+    }
+
+    fn write_nodes(&self, plan: &Plan) -> Result<(), ClusterError> {
+        for (number, entry) in self.index.nodes.iter().enumerate() {
+            let mut table = self.common(entry);
+            match entry.role {
+                NodeRole::Verifier => {
+                    let place = number.saturating_sub(plan.orchestrators);
+                    let sampled = place + plan.sampled >= plan.verifiers;
+                    self.three_keys(&mut table, &entry.name);
+                    table.insert("mode".into(), if sampled { "sampled" } else { "replayed" }.into());
+                }
+                NodeRole::Orchestrator => {
+                    self.three_keys(&mut table, &entry.name);
+                    table.insert("api".into(), entry.place.service.to_string().into());
+                    table.insert("orchestrators".into(), self.addresses(NodeRole::Orchestrator, None));
+                }
+                NodeRole::Host => self.host(&mut table, plan, entry),
+            }
+            let path = self.config_file(&entry.name);
+            self.write(&path, &table.to_string())?;
+        }
+        let text = toml::to_string(&self.index).map_err(|error| ClusterError::BadFile {
+            path: self.root.join(INDEX_FILE),
+            reason: error.to_string(),
+        })?;
+        self.write(&self.root.join(INDEX_FILE), &text)
+    }
+
+    fn host(&self, table: &mut Table, plan: &Plan, entry: &Entry) {
         let milliseconds = |value: u64| Value::Integer(i64::try_from(value).unwrap_or(i64::MAX));
-        let others = hosts.iter().filter(|(other, _)| other != name);
-        let others: Vec<_> = others.map(|(name, place)| (name.clone(), place.messages)).collect();
-        let mut table = self.common(name, place.messages);
-        table.insert("key_file".into(), format!("keys/{name}.host").into());
-        table.insert("bulk_listen".into(), place.bulk.to_string().into());
+        table.insert("key_file".into(), format!("keys/{}.host", entry.name).into());
+        table.insert("bulk_listen".into(), entry.place.service.to_string().into());
         table.insert("slot_interval_ms".into(), milliseconds(plan.slot_interval_ms));
         table.insert("migration_timeout_ms".into(), milliseconds(plan.migration_timeout_ms));
-        table.insert("verifiers".into(), addresses(verifiers));
-        table.insert("hosts".into(), addresses(&others));
-        self.write(name, &table)
+        table.insert("verifiers".into(), self.addresses(NodeRole::Verifier, None));
+        table.insert("orchestrators".into(), self.addresses(NodeRole::Orchestrator, None));
+        table.insert("hosts".into(), self.addresses(NodeRole::Host, Some(&entry.name)));
     }
 
-    fn common(&self, name: &str, listen: SocketAddr) -> Table {
+    fn three_keys(&self, table: &mut Table, name: &str) {
+        for (entry, role) in
+            [("key_file", "vote"), ("cosigner_key_file", "cosigner"), ("transport_key_file", "transport")]
+        {
+            table.insert(entry.into(), format!("keys/{name}.{role}").into());
+        }
+    }
+
+    fn common(&self, entry: &Entry) -> Table {
+        // An orchestrator serves both groups and names each; the others belong to the verifiers' group.
+        let group = if entry.role == NodeRole::Orchestrator { "verifiers_file" } else { "group_file" };
         let entries = [
-            ("name", name.to_owned()),
-            ("group_file", "group.toml".to_owned()),
-            ("listen", listen.to_string()),
-            ("data_dir", format!("data/{name}")),
+            ("name", entry.name.clone()),
+            (group, VERIFIERS_FILE.to_owned()),
+            ("orchestrators_file", ORCHESTRATORS_FILE.to_owned()),
+            ("listen", entry.place.messages.to_string()),
+            ("data_dir", format!("data/{}", entry.name)),
             ("log", "json".to_owned()),
         ];
         entries.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect()
     }
 
-    fn write(&self, name: &str, table: &Table) -> Result<(), ClusterError> {
-        let path = self.config_file(name);
-        fs::write(&path, table.to_string()).map_err(ClusterError::io(format!("write {}", path.display())))
+    fn addresses(&self, role: NodeRole, except: Option<&str>) -> Value {
+        let nodes =
+            self.index.nodes.iter().filter(|entry| entry.role == role && Some(&*entry.name) != except);
+        let entry = |entry: &Entry| {
+            let pairs = [("name", entry.name.clone()), ("address", entry.place.messages.to_string())];
+            Value::Table(
+                pairs.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect(),
+            )
+        };
+        Value::Array(nodes.map(entry).collect())
     }
-}
 
-fn addresses(nodes: &[(String, SocketAddr)]) -> Value {
-    let entry = |(name, address): &(String, SocketAddr)| {
-        let pairs = [("name", name.clone()), ("address", address.to_string())];
-        Value::Table(pairs.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect())
-    };
-    Value::Array(nodes.iter().map(entry).collect())
+    fn write(&self, path: &Path, text: &str) -> Result<(), ClusterError> {
+        fs::write(path, text).map_err(ClusterError::io(format!("write {}", path.display())))
+    }
 }
 
 /// The key of a node in a role: an existing one, or a new one from the system's random source.
@@ -193,25 +327,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = Folder::create(&plan(folder.path())).unwrap();
         let files: Vec<_> = fs::read_dir(folder.path().join("keys")).unwrap().map(Result::unwrap).collect();
-        assert_eq!(files.len(), 4 * 3 + 2 + 1);
+        assert_eq!(files.len(), (4 + 4) * 3 + 2 + 1);
         for file in files {
             assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
         }
         let second = Folder::create(&plan(folder.path())).unwrap();
         assert_eq!(first.group.id(), second.group.id());
+        assert_eq!(first.orchestrators.id(), second.orchestrators.id());
         assert_eq!(group_file::read(&first.group_file()).unwrap(), first.group);
+    }
+
+    #[test]
+    fn what_was_created_can_be_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let created = Folder::create(&plan(folder.path())).unwrap();
+        let opened = Folder::open(folder.path()).unwrap();
+        assert_eq!(opened.index, created.index);
+        assert_eq!((opened.group, opened.orchestrators), (created.group, created.orchestrators));
     }
 
     #[test]
     fn verifier_configuration_opens_as_the_node_would() {
         use quorate_verifier::config::{Config, Overrides};
         let folder = tempfile::tempdir().unwrap();
-        let files = Folder::create(&plan(folder.path())).unwrap();
-        for (name, sampled) in [("verifier-0", false), ("verifier-3", true)] {
-            files.write_verifier(name, sampled, None).unwrap();
+        let files = Folder::create(&Plan { sampled: 1, ..plan(folder.path()) }).unwrap();
+        for name in ["verifier-0", "verifier-3"] {
             let config = Config::read(&files.config_file(name), &Overrides::default()).unwrap();
             let loaded = config.open().unwrap();
-            assert_eq!(loaded.listen.port(), 0);
+            assert_eq!(loaded.listen, files.entry(name).unwrap().place.messages);
         }
     }
 

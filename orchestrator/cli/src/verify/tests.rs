@@ -79,6 +79,7 @@ impl World {
             name: "test".into(),
             hash_algorithm: HASH_SHA256,
             epoch: Epoch(0),
+            genesis: None,
             f: 1,
             members: (0..4).map(member).collect(),
             operators: vec![key(5, 0).public()],

@@ -42,6 +42,7 @@ impl World {
             name: "test".into(),
             hash_algorithm: 1,
             epoch: Epoch(0),
+            genesis: None,
             f: 1,
             members: (0..4).map(member).collect(),
             operators: vec![key(50).public()],

@@ -26,6 +26,7 @@ fn group() -> GroupConfig {
         hash_algorithm: HASH_SHA256,
         genesis: None,
         epoch: Epoch(0),
+        genesis: None,
         f: 1,
         members: members.collect(),
         operators: Vec::new(),

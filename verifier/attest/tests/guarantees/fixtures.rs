@@ -17,6 +17,7 @@ pub enum Use {
     Operator,
     Host,
     Client,
+    Root,
 }
 
 pub fn secret(role: Use, number: u16) -> SecretKey {
@@ -45,6 +46,7 @@ pub fn group(n: u16, f: u64) -> GroupConfig {
         name: "test".into(),
         hash_algorithm: HASH_SHA256,
         epoch: Epoch(3),
+        genesis: Some(GroupId::from_bytes([n as u8; 32])),
         f,
         members: (0..n).map(member).collect(),
         operators: vec![secret(Use::Operator, 0).public(), secret(Use::Operator, 1).public()],

@@ -2,6 +2,7 @@
 //!
 //! Keys and signatures are deterministic, so the digests pin what is signed as well as what is sent.
 
+use crate::epochs;
 use crate::evidence::{conflict, double_vote, equivocation};
 use crate::fixtures::*;
 use crate::receipts::receipt_certificate;
@@ -80,6 +81,10 @@ pub fn samples() -> Vec<Sample> {
         sample("Equivocation", &equivocation()),
         sample("DoubleVote", &double_vote(Mode::Replayed, Mode::Sampled)),
         sample("ConflictingCertificates", &conflict()),
+        sample("RootSet", &epochs::roots()),
+        sample("SignedGenesis", &epochs::signed_genesis(&[0, 2])),
+        sample("EpochLink", &epochs::link(&epochs::genesis(), epochs::rotated(&epochs::genesis()))),
+        sample("GroupChain", &epochs::chain(2)),
         sample("Operation", &operation(&group)),
         sample("Decision to migrate", &decision(&group, migrate())),
         sample("Decision to grant", &decision(&group, grant(&group))),

@@ -1,6 +1,7 @@
 use crate::fixtures::*;
 use quorate_attest::encoding::{Bounded, to_bytes};
 use quorate_attest::group::{GroupConfig, Host, MEMBERS_LIMIT};
+use quorate_attest::id::Epoch;
 use quorate_attest::possession::{Possession, Role};
 
 #[test]
@@ -48,7 +49,9 @@ fn test_stated_quorum_that_is_wrong_is_refused() {
 
 #[test]
 fn test_infeasible_oversize_or_unnamed_groups_and_other_hashes_are_refused() {
-    let cases: [Change<GroupConfig>; 8] = [
+    let cases: [Change<GroupConfig>; 10] = [
+        (|group| group.genesis = None, "BadConfig"),
+        (|group| group.epoch = Epoch::ZERO, "BadConfig"),
         (|group| group.f = 2, "BadConfig"),
         (|group| group.f = u64::MAX, "BadConfig"),
         (|group| group.members.clear(), "BadConfig"),
@@ -80,21 +83,29 @@ fn test_largest_group_fits_its_limit() {
 }
 
 #[test]
-fn test_group_id_changes_with_every_field() {
+fn test_digest_changes_with_every_field_and_the_id_with_those_of_the_genesis_only() {
     let changes: [fn(&mut GroupConfig); 8] = [
         |group| group.name.push('x'),
         |group| group.hash_algorithm = 2,
-        |group| group.epoch = group.epoch.next().unwrap(),
+        |group| group.operators.clear(),
         |group| group.f = 0,
         |group| group.members.swap(0, 1),
         |group| group.operators.swap(0, 1),
         |group| group.hosts.swap(0, 1),
         |group| group.members[0].cosigner_key = secret(Use::Client, 0).public(),
     ];
-    let original = group(4, 1);
-    for (number, changed) in each_changed(&original, &changes) {
-        assert_ne!(changed.id(), original.id(), "case {number}");
+    let later = group(4, 1);
+    let first = GroupConfig { epoch: Epoch::ZERO, genesis: None, ..later.clone() };
+    assert_eq!(first.id().to_bytes(), first.digest().to_bytes());
+    for (number, changed) in each_changed(&first, &changes) {
+        assert_ne!(changed.id(), first.id(), "case {number}");
     }
+    for (number, changed) in each_changed(&later, &changes) {
+        assert_ne!(changed.digest(), later.digest(), "case {number}");
+        assert_eq!(changed.id(), later.id(), "case {number}");
+    }
+    let next = GroupConfig { epoch: Epoch(4), ..later.clone() };
+    assert_ne!(next.digest(), later.digest());
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod activations;
 mod certificates;
 mod decisions;
 mod decoders;
+mod epochs;
 mod evidence;
 mod fixtures;
 mod golden;

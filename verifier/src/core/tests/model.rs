@@ -61,6 +61,7 @@ pub fn group(n: u16, f: u64) -> GroupConfig {
         name: "test".into(),
         hash_algorithm: HASH_SHA256,
         epoch: Epoch(5),
+        genesis: Some(quorate_attest::id::GroupId::from_bytes([9; 32])),
         f,
         members: (0..n).map(member).collect(),
         operators: vec![operator().public()],
