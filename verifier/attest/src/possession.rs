@@ -24,7 +24,7 @@ pub enum Role {
     Cosigner,
     /// Connections of a member.
     Transport,
-    /// Recovery orders.
+    /// Orders to the log.
     Operator,
     /// Proposals and connections of a host.
     Host,

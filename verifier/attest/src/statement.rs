@@ -44,8 +44,7 @@ impl Kind {
     pub const RELINQUISH: Self = Self(0x0804);
     /// A verifier votes for a new generation.
     pub const ACTIVATE: Self = Self(0x0805);
-    /// An operator orders a new generation without the old host.
-    pub const RECOVERY: Self = Self(0x0806);
+    // 0x0806 was an operator's own order for a new generation, before the log ordered them.
     /// A verifier tells the newest slot it knows.
     pub const HEAD: Self = Self(0x0807);
     /// A destination host refuses to run a VM.

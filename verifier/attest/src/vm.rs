@@ -6,7 +6,7 @@
 //!                  ▼                                             │
 //!               Proposal (host) ─▶ Attestation ─▶ SlotCertificate│
 //!                                                                │
-//!               Relinquish (old host) or Recovery (operator) ─▶ Activation vote ─▶ ActivationCertificate
+//!      Relinquish (old host) ─▶ Decision of the ordered log ─▶ Activation vote ─▶ ActivationCertificate
 //! ```
 //!
 //! In statements about slots `seq` is the slot, in those about generations it is the generation. What a type does not
@@ -19,9 +19,7 @@ mod head;
 mod slot;
 mod spec;
 
-pub use activation::{
-    Activation, ActivationCertificate, ActivationTally, Cause, REASON_LIMIT, Recovery, Refusal, Relinquish,
-};
+pub use activation::{Activation, ActivationCertificate, ActivationTally, REASON_LIMIT, Refusal, Relinquish};
 pub use decision::{Action, Decision, DecisionCertificate, DecisionTally};
 pub use evidence::{ConflictingCertificates, DoubleVote, Equivocation};
 pub use head::{HeadAnswer, head_checkpoint, log_origin, statement_leaf};

@@ -1,7 +1,8 @@
 //! Who runs a VM: giving it up, taking it over, and refusing it.
 //!
 //! A generation is the fencing number of the active instance. It rises only by an [`ActivationCertificate`], and that
-//! needs a cause: the old host's [`Relinquish`], or, when the old host is gone, an operator's [`Recovery`].
+//! needs a grant of the ordered log: a [`DecisionCertificate`] that names generation, slot and host. The log grants after
+//! the old host's [`Relinquish`], or on an operator's order when the old host is gone.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -15,6 +16,7 @@ use crate::group::GroupConfig;
 use crate::id::{Epoch, Generation, GroupId, Nonce, Slot, StatementDigest, VmId};
 use crate::key::{PublicKey, SecretKey, Signature};
 use crate::statement::{Expected, Kind, Statement};
+use crate::vm::decision::{Action, Decision, DecisionCertificate};
 
 /// Most bytes of a refusal's reason.
 pub const REASON_LIMIT: usize = 256;
@@ -70,130 +72,6 @@ impl Relinquish {
     }
 }
 
-/// An operator's order to go on at another host without the old one's word.
-#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct Recovery {
-    /// The VM.
-    pub vm: VmId,
-    /// Group that will activate the new host.
-    pub group: GroupId,
-    /// Epoch of that group.
-    pub epoch: Epoch,
-    /// Generation to create.
-    pub generation: Generation,
-    /// Slot to go on from.
-    pub slot: Slot,
-    /// Digest of that slot's statement.
-    pub statement: StatementDigest,
-    /// Host of the new generation.
-    pub host: PublicKey,
-    /// Who orders it.
-    pub operator: PublicKey,
-    /// Of `operator` under [`Kind::RECOVERY`].
-    pub signature: Signature,
-}
-
-impl Bounded for Recovery {
-    const LIMIT: usize = 32 + 32 + 8 + 8 + 8 + 32 + 32 + 32 + 64;
-}
-
-impl Recovery {
-    /// Signs; the signature in `self` is replaced.
-    pub fn signed(mut self, operator: &SecretKey) -> Self {
-        self.signature = self.to_statement().sign(operator);
-        self
-    }
-
-    /// What is signed: `seq` is the generation to create.
-    pub fn to_statement(&self) -> Statement {
-        Statement {
-            kind: Kind::RECOVERY,
-            group: self.group,
-            epoch: self.epoch,
-            instance: self.vm,
-            seq: self.generation.get(),
-            body: to_bytes(&(self.slot, self.statement, self.host, self.operator)),
-        }
-    }
-
-    /// Checks scope, that `operator` is one of the group, and its signature.
-    pub fn verify(&self, group: &GroupConfig, expected: &Expected) -> Result<(), VerifyError> {
-        expected.check_scope(self.group, self.epoch, self.vm)?;
-        if !group.is_operator(&self.operator) {
-            return Err(VerifyError::KeyRoleMismatch { role: "operator", got: self.operator });
-        }
-        self.to_statement().verify(&self.operator, &self.signature)
-    }
-}
-
-/// Why a generation may begin.
-#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub enum Cause {
-    /// The old host gave the VM up.
-    Relinquish(Relinquish),
-    /// An operator ordered it.
-    Recovery(Recovery),
-}
-
-impl Bounded for Cause {
-    const LIMIT: usize = 1 + Recovery::LIMIT;
-}
-
-impl Cause {
-    /// Digest of the statement that was signed.
-    pub fn digest(&self) -> StatementDigest {
-        match self {
-            Self::Relinquish(relinquish) => relinquish.to_statement().digest(),
-            Self::Recovery(recovery) => recovery.to_statement().digest(),
-        }
-    }
-
-    /// The VM.
-    pub fn vm(&self) -> VmId {
-        match self {
-            Self::Relinquish(relinquish) => relinquish.vm,
-            Self::Recovery(recovery) => recovery.vm,
-        }
-    }
-
-    /// Generation that may begin; none after the last number.
-    pub fn generation(&self) -> Option<Generation> {
-        match self {
-            Self::Relinquish(relinquish) => relinquish.generation.next(),
-            Self::Recovery(recovery) => Some(recovery.generation),
-        }
-    }
-
-    /// Slot to go on from and the digest of its statement.
-    pub fn slot(&self) -> (Slot, StatementDigest) {
-        match self {
-            Self::Relinquish(relinquish) => (relinquish.slot, relinquish.statement),
-            Self::Recovery(recovery) => (recovery.slot, recovery.statement),
-        }
-    }
-
-    /// Host of the new generation.
-    pub fn host(&self) -> PublicKey {
-        match self {
-            Self::Relinquish(relinquish) => relinquish.successor,
-            Self::Recovery(recovery) => recovery.host,
-        }
-    }
-
-    /// Checks scope and signature. `previous_host` runs the generation before; only a relinquishment needs it.
-    pub fn verify(
-        &self,
-        group: &GroupConfig,
-        expected: &Expected,
-        previous_host: &PublicKey,
-    ) -> Result<(), VerifyError> {
-        match self {
-            Self::Relinquish(relinquish) => relinquish.verify(expected, previous_host),
-            Self::Recovery(recovery) => recovery.verify(group, expected),
-        }
-    }
-}
-
 /// A new generation, as verifiers vote for it.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Activation {
@@ -213,7 +91,7 @@ pub struct Activation {
     pub host: PublicKey,
     /// Chosen by that host: a second copy would need a second certificate.
     pub instance: Nonce,
-    /// Digest of the cause's statement.
+    /// Digest of the statement of the [`Decision`] that granted it.
     pub cause: StatementDigest,
 }
 
@@ -222,11 +100,11 @@ impl Bounded for Activation {
 }
 
 impl Activation {
-    /// The activation that `cause` permits; none when generations are exhausted.
-    pub fn of(cause: &Cause, group: GroupId, epoch: Epoch, instance: Nonce) -> Option<Self> {
-        let (slot, statement) = cause.slot();
-        let (vm, host, generation) = (cause.vm(), cause.host(), cause.generation()?);
-        Some(Self { group, epoch, vm, generation, slot, statement, host, instance, cause: cause.digest() })
+    /// The activation that `grant` permits to a verifiers' group; none if the decision grants no generation.
+    pub fn of(grant: &Decision, group: GroupId, epoch: Epoch, instance: Nonce) -> Option<Self> {
+        let Action::Grant { slot, statement, host } = grant.action else { return None };
+        let (vm, generation, cause) = (grant.vm, grant.generation, grant.digest());
+        Some(Self { group, epoch, vm, generation, slot, statement, host, instance, cause })
     }
 
     /// What is signed: `seq` is the generation.
@@ -264,26 +142,14 @@ impl Activation {
             .map_err(|error| VerifyError::signature(signer, error))
     }
 
-    /// Checks that this is what `cause` permits, field by field.
-    pub fn check_cause(&self, cause: &Cause) -> Result<(), VerifyError> {
-        let generation = cause.generation().unwrap_or(Generation::ZERO);
-        if self.generation != generation || generation == Generation::ZERO {
-            return Err(VerifyError::FencedGeneration { have: generation, got: self.generation });
+    /// Checks that this is what `grant` permits, field by field.
+    pub fn check_grant(&self, grant: &Decision) -> Result<(), VerifyError> {
+        if self.vm != grant.vm {
+            return Err(VerifyError::WrongVm { want: grant.vm, got: self.vm });
         }
-        let (slot, statement) = cause.slot();
-        if (self.slot, self.statement) != (slot, statement) {
-            return Err(VerifyError::WrongSlot {
-                want: slot,
-                want_digest: statement,
-                got: self.slot,
-                got_digest: self.statement,
-            });
-        }
-        if self.host != cause.host() {
-            return Err(VerifyError::KeyRoleMismatch { role: "successor", got: self.host });
-        }
-        if self.cause != cause.digest() {
-            return Err(VerifyError::Inconsistent { reason: "activation names another cause" });
+        grant.check_grant(self.generation, self.slot, self.statement, &self.host)?;
+        if self.cause != grant.digest() {
+            return Err(VerifyError::Inconsistent { reason: "activation names another decision" });
         }
         Ok(())
     }
@@ -295,39 +161,35 @@ pub struct ActivationCertificate {
     /// What is permitted.
     pub activation: Activation,
     /// Why.
-    pub cause: Cause,
+    pub grant: DecisionCertificate,
     /// Index and vote, strictly ascending by index.
     #[borsh(deserialize_with = "bounded_list::<SIGNATURES_LIMIT, _, _>")]
     pub attestations: Vec<(u16, Signature)>,
 }
 
 impl Bounded for ActivationCertificate {
-    const LIMIT: usize = Activation::LIMIT + Cause::LIMIT + 4 + SIGNATURES_LIMIT * 66;
+    const LIMIT: usize = Activation::LIMIT + DecisionCertificate::LIMIT + 4 + SIGNATURES_LIMIT * 66;
 }
 
 impl ActivationCertificate {
-    /// Checks scope, cause, every vote and the count. `expected.kind` must be [`Kind::ACTIVATE`].
+    /// Checks scope, grant, every vote and the count. `expected.kind` must be [`Kind::ACTIVATE`].
     ///
-    /// `previous_host` is the host of the generation before. Who does not know it passes `None` and relies on the
-    /// quorum, whose honest members have checked the relinquishment before they voted.
+    /// `orchestrators` is the configuration of their group in the epoch of the grant. Who does not hold it passes `None`
+    /// and relies on the quorum, whose honest members have checked the grant before they voted.
     pub fn verify(
         &self,
         group: &GroupConfig,
         expected: &Expected,
-        previous_host: Option<&PublicKey>,
+        orchestrators: Option<&GroupConfig>,
     ) -> Result<(), VerifyError> {
         let activation = self.activation.to_statement();
         expected.check(&activation)?;
         if expected.epoch != group.epoch {
             return Err(VerifyError::WrongEpoch { want: expected.epoch, got: group.epoch });
         }
-        self.activation.check_cause(&self.cause)?;
-        match (&self.cause, previous_host) {
-            (Cause::Relinquish(relinquish), Some(host)) => relinquish.verify(expected, host)?,
-            (Cause::Relinquish(relinquish), None) => {
-                expected.check_scope(relinquish.group, relinquish.epoch, relinquish.vm)?;
-            }
-            (Cause::Recovery(recovery), _) => recovery.verify(group, expected)?,
+        self.activation.check_grant(&self.grant.decision)?;
+        if let Some(orchestrators) = orchestrators {
+            self.grant.verify(orchestrators, &orchestrators.expect(expected.instance, Kind::DECISION))?;
         }
         verify_signatures(group, &activation.encode(), &self.attestations)
     }
@@ -337,18 +199,22 @@ impl ActivationCertificate {
 #[derive(Debug, Clone)]
 pub struct ActivationTally {
     activation: Activation,
-    cause: Cause,
+    grant: DecisionCertificate,
     message: Vec<u8>,
     votes: Votes,
 }
 
 impl ActivationTally {
-    /// Starts counting for an activation that its cause permits.
-    pub fn new(group: &GroupConfig, activation: Activation, cause: Cause) -> Result<Self, VerifyError> {
+    /// Starts counting for an activation that its grant permits. The caller has checked the grant's signatures.
+    pub fn new(
+        group: &GroupConfig,
+        activation: Activation,
+        grant: DecisionCertificate,
+    ) -> Result<Self, VerifyError> {
         let statement = activation.to_statement();
-        group.expect(cause.vm(), Kind::ACTIVATE).check(&statement)?;
-        activation.check_cause(&cause)?;
-        Ok(Self { activation, cause, message: statement.encode(), votes: Votes::new(group)? })
+        group.expect(grant.decision.vm, Kind::ACTIVATE).check(&statement)?;
+        activation.check_grant(&grant.decision)?;
+        Ok(Self { activation, grant, message: statement.encode(), votes: Votes::new(group)? })
     }
 
     /// Verifies and adds one vote; answers whether a quorum is reached. A refused one changes nothing.
@@ -367,7 +233,7 @@ impl ActivationTally {
         self.votes.check_quorum()?;
         Ok(ActivationCertificate {
             activation: self.activation.clone(),
-            cause: self.cause.clone(),
+            grant: self.grant.clone(),
             attestations: self.votes.iter().collect(),
         })
     }

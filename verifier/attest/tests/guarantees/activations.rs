@@ -1,4 +1,4 @@
-//! Relinquishment, recovery, activation and refusal.
+//! Relinquishment, activation and refusal.
 
 use crate::fixtures::*;
 use quorate_attest::encoding::Bounded;
@@ -36,59 +36,23 @@ fn test_each_changed_field_of_a_relinquishment_is_refused() {
 }
 
 #[test]
-fn test_each_changed_field_of_a_recovery_is_refused() {
-    let group = group(4, 1);
-    let expected = expect(&group, Kind::RECOVERY);
-    let original = recovery(&group);
-    assert_eq!(original.verify(&group, &expected), Ok(()));
-    let changes: [fn(&mut Recovery); 9] = [
-        |r| r.vm = VmId::from_bytes(ELSEWHERE),
-        |r| r.group = GroupId::from_bytes(ELSEWHERE),
-        |r| r.epoch = Epoch(9),
-        |r| r.operator = host_key(0).public(),
-        |r| r.operator = secret(Use::Operator, 0).public(),
-        |r| r.generation = Generation(9),
-        |r| r.slot = Slot(4),
-        |r| r.statement = StatementDigest::from_bytes(ELSEWHERE),
-        |r| r.host = host_key(1).public(),
-    ];
-    let kinds = ["WrongVm", "WrongCluster", "WrongEpoch", "KeyRoleMismatch"];
-    for (number, changed) in each_changed(&original, &changes) {
-        let kind = kinds.get(number).copied().unwrap_or("BadSignature");
-        let verdict = changed.verify(&group, &expected);
-        assert_eq!(verdict.map_err(|e| e.kind()), Err(kind), "field {number}");
-    }
-}
-
-#[test]
-fn test_recovery_ordered_by_a_verifier_or_host_is_refused() {
-    let group = group(4, 1);
-    for key in [vote_key(0), host_key(0), secret(Use::Operator, 7)] {
-        let forged = Recovery { operator: key.public(), ..recovery(&group) }.signed(&key);
-        let verdict = forged.verify(&group, &expect(&group, Kind::RECOVERY));
-        assert_eq!(verdict, Err(VerifyError::KeyRoleMismatch { role: "operator", got: key.public() }));
-    }
-}
-
-#[test]
-fn test_activation_is_certified_from_either_cause() {
-    let group = group(4, 1);
+fn test_activation_is_certified_by_a_grant_and_a_quorum_of_votes() {
+    let (group, orchestrators) = (group(4, 1), orchestrators(4, 1));
     let expected = expect(&group, Kind::ACTIVATE);
-    let old_host = host_key(0).public();
-    for cause in [Cause::Relinquish(relinquish(&group)), Cause::Recovery(recovery(&group))] {
-        let certificate = activation_certificate(&group, cause.clone(), &[0, 1, 3]);
+    for signers in subsets(4, 3) {
+        let grant = grant_certificate(granted(&group), &signers);
+        let certificate = activation_certificate(&group, grant, &signers);
         assert_eq!(certificate.activation.generation, Generation(2));
-        assert_eq!(certificate.verify(&group, &expected, Some(&old_host)), Ok(()));
+        assert_eq!(certificate.verify(&group, &expected, Some(&orchestrators)), Ok(()));
         assert_eq!(certificate.verify(&group, &expected, None), Ok(()));
-        assert_eq!(cause.verify(&group, &expected, &old_host), Ok(()));
     }
 }
 
 #[test]
 fn test_each_changed_field_of_an_activation_is_refused() {
-    let group = group(4, 1);
+    let (group, orchestrators) = (group(4, 1), orchestrators(4, 1));
     let expected = expect(&group, Kind::ACTIVATE);
-    let original = activation_certificate(&group, Cause::Relinquish(relinquish(&group)), &[0, 1, 2]);
+    let original = activated(&group);
     let changes: [Change<Activation>; 9] = [
         (|a| a.group = GroupId::from_bytes(ELSEWHERE), "WrongCluster"),
         (|a| a.epoch = Epoch(9), "WrongEpoch"),
@@ -103,7 +67,7 @@ fn test_each_changed_field_of_an_activation_is_refused() {
     for (number, (change, kind)) in changes.into_iter().enumerate() {
         let mut changed = original.clone();
         change(&mut changed.activation);
-        let verdict = changed.verify(&group, &expected, Some(&host_key(0).public()));
+        let verdict = changed.verify(&group, &expected, Some(&orchestrators));
         assert_eq!(verdict.map_err(|e| e.kind()), Err(kind), "field {number}");
         let (verifier, vote) = original.attestations[0];
         assert!(changed.activation.verify_vote(&group, verifier, &vote).is_err(), "field {number}");
@@ -113,66 +77,79 @@ fn test_each_changed_field_of_an_activation_is_refused() {
 }
 
 #[test]
-fn test_one_relinquishment_activates_one_instance_only() {
+fn test_one_grant_activates_one_instance_only() {
     let group = group(4, 1);
-    let cause = Cause::Relinquish(relinquish(&group));
-    let first = activation(&group, &cause);
+    let ActivationCertificate { activation: first, grant, attestations } = activated(&group);
     let second = Activation { instance: Nonce::from_bytes([9; 16]), ..first.clone() };
     assert_ne!(first.digest(), second.digest());
-    let votes = activation_certificate(&group, cause.clone(), &[0, 1, 2]).attestations;
-    let copied = ActivationCertificate { activation: second, cause, attestations: votes };
+    let copied = ActivationCertificate { activation: second, grant, attestations };
     let verdict = copied.verify(&group, &expect(&group, Kind::ACTIVATE), None);
     assert_eq!(verdict.map_err(|e| e.kind()), Err("BadSignature"));
 }
 
 #[test]
-fn test_quorum_cannot_stand_in_for_a_cause_that_the_old_host_did_not_sign() {
-    let group = group(4, 1);
-    let forged = relinquish(&group).signed(&host_key(1));
-    let certificate = activation_certificate(&group, Cause::Relinquish(forged), &[0, 1, 2]);
-    let verdict = certificate.verify(&group, &expect(&group, Kind::ACTIVATE), Some(&host_key(0).public()));
-    assert_eq!(verdict.map_err(|e| e.kind()), Err("BadSignature"));
-    let unsigned = recovery(&group).signed(&host_key(1));
-    let certificate = activation_certificate(&group, Cause::Recovery(unsigned), &[0, 1, 2]);
-    let verdict = certificate.verify(&group, &expect(&group, Kind::ACTIVATE), None);
-    assert_eq!(verdict.map_err(|e| e.kind()), Err("BadSignature"));
+fn test_quorum_of_verifiers_cannot_stand_in_for_a_grant_that_the_orchestrators_did_not_sign() {
+    let (group, orchestrators) = (group(4, 1), orchestrators(4, 1));
+    let verdict = |grant: DecisionCertificate| {
+        let certificate = activation_certificate(&group, grant, &[0, 1, 2]);
+        let expected = expect(&group, Kind::ACTIVATE);
+        certificate.verify(&group, &expected, Some(&orchestrators)).map_err(|error| error.kind())
+    };
+    let by_verifiers = decision_certificate(granted(&group), &[0, 1, 2]);
+    assert_eq!(verdict(by_verifiers), Err("BadSignature"));
+    assert_eq!(verdict(grant_certificate(granted(&group), &[0, 3])), Err("QuorumNotReached"));
+    assert_eq!(verdict(grant_certificate(granted(&group), &[1, 1, 2])), Err("DuplicateSigner"));
+    assert_eq!(verdict(grant_certificate(granted(&group), &[0, 1, 2])), Ok(()));
 }
 
 #[test]
-fn test_cause_of_another_vm_or_group_is_refused_even_when_the_digest_fits() {
-    let group = group(4, 1);
-    let foreign = Relinquish { group: GroupId::from_bytes(ELSEWHERE), ..relinquish(&group) };
-    let cause = Cause::Relinquish(foreign.signed(&host_key(0)));
-    let certificate = activation_certificate(&group, cause, &[0, 1, 2]);
-    for previous in [None, Some(host_key(0).public())] {
-        let verdict = certificate.verify(&group, &expect(&group, Kind::ACTIVATE), previous.as_ref());
-        assert_eq!(verdict.map_err(|e| e.kind()), Err("WrongCluster"));
+fn test_grant_of_another_group_or_epoch_is_refused_even_when_the_digest_fits() {
+    let (group, orchestrators) = (group(4, 1), orchestrators(4, 1));
+    let foreign = [
+        (Decision { group: group.id(), ..granted(&group) }, "WrongCluster"),
+        (Decision { epoch: Epoch(8), ..granted(&group) }, "WrongEpoch"),
+    ];
+    for (decision, kind) in foreign {
+        let certificate = activation_certificate(&group, grant_certificate(decision, &[0, 1, 2]), &[0, 1, 2]);
+        let verdict = certificate.verify(&group, &expect(&group, Kind::ACTIVATE), Some(&orchestrators));
+        assert_eq!(verdict.map_err(|e| e.kind()), Err(kind));
     }
 }
 
 #[test]
-fn test_generation_numbers_end_without_wrapping() {
+fn test_grant_of_another_vm_is_refused() {
     let group = group(4, 1);
-    let last = Relinquish { generation: Generation(u64::MAX), ..relinquish(&group) };
-    let cause = Cause::Relinquish(last.signed(&host_key(0)));
-    assert_eq!(Activation::of(&cause, group.id(), group.epoch, Nonce::ZERO), None);
-    let wrapped = Activation {
-        generation: Generation::ZERO,
-        cause: cause.digest(),
-        ..activation(&group, &Cause::Relinquish(relinquish(&group)))
-    };
-    assert_eq!(wrapped.check_cause(&cause).map_err(|e| e.kind()), Err("FencedGeneration"));
-    let zero = Cause::Recovery(Recovery { generation: Generation::ZERO, ..recovery(&group) });
+    let elsewhere = Decision { vm: VmId::from_bytes(ELSEWHERE), ..granted(&group) };
+    let cause = elsewhere.digest();
+    let forged = Activation { cause, ..activation(&group, &granted(&group)) };
+    assert_eq!(forged.check_grant(&elsewhere).map_err(|e| e.kind()), Err("WrongVm"));
+    let tally = ActivationTally::new(&group, forged, grant_certificate(elsewhere, &[0, 1, 2]));
+    assert_eq!(tally.map(|_| ()).map_err(|e| e.kind()), Err("WrongVm"));
+}
+
+#[test]
+fn test_permission_to_prepare_a_migration_activates_nothing() {
+    let group = group(4, 1);
+    let begun = Decision { action: migrate(), ..granted(&group) };
+    assert_eq!(Activation::of(&begun, group.id(), group.epoch, Nonce::ZERO), None);
+    let activation = Activation { cause: begun.digest(), ..activation(&group, &granted(&group)) };
+    assert_eq!(activation.check_grant(&begun).map_err(|e| e.kind()), Err("Inconsistent"));
+}
+
+#[test]
+fn test_no_grant_begins_generation_0() {
+    let group = group(4, 1);
+    let zero = Decision { generation: Generation::ZERO, ..granted(&group) };
     let activation = activation(&group, &zero);
-    assert_eq!(activation.check_cause(&zero).map_err(|e| e.kind()), Err("FencedGeneration"));
+    assert_eq!(activation.check_grant(&zero).map_err(|e| e.kind()), Err("FencedGeneration"));
 }
 
 #[test]
 fn test_duplicate_unsorted_out_of_range_and_too_few_votes_are_refused() {
     let group = group(4, 1);
-    let cause = Cause::Relinquish(relinquish(&group));
     let verdict = |verifiers: &[u16]| {
-        let certificate = activation_certificate(&group, cause.clone(), verifiers);
+        let grant = grant_certificate(granted(&group), &[0, 1, 2]);
+        let certificate = activation_certificate(&group, grant, verifiers);
         certificate.verify(&group, &expect(&group, Kind::ACTIVATE), None).map_err(|error| error.kind())
     };
     assert_eq!(verdict(&[0, 1, 1]), Err("DuplicateSigner"));
@@ -184,10 +161,9 @@ fn test_duplicate_unsorted_out_of_range_and_too_few_votes_are_refused() {
 #[test]
 fn test_activation_tally_is_not_poisoned_by_bad_votes() {
     let group = group(4, 1);
-    let cause = Cause::Relinquish(relinquish(&group));
-    let activation = activation(&group, &cause);
+    let ActivationCertificate { activation, grant, .. } = activated(&group);
     let other = Activation { instance: Nonce::ZERO, ..activation.clone() };
-    let mut tally = ActivationTally::new(&group, activation.clone(), cause.clone()).unwrap();
+    let mut tally = ActivationTally::new(&group, activation.clone(), grant.clone()).unwrap();
     assert_eq!(
         tally.add(2, other.sign(&vote_key(2))),
         Err(VerifyError::BadSignature { signer: Signer::Verifier(2) })
@@ -199,9 +175,15 @@ fn test_activation_tally_is_not_poisoned_by_bad_votes() {
     }
     assert_eq!(tally.progress(), (3, 3));
     let certificate = tally.certificate().unwrap();
-    assert_eq!(certificate.verify(&group, &expect(&group, Kind::ACTIVATE), None), Ok(()));
-    let mismatch = ActivationTally::new(&group, other, Cause::Recovery(recovery(&group)));
-    assert!(mismatch.is_err());
+    assert_eq!(
+        certificate.verify(&group, &expect(&group, Kind::ACTIVATE), Some(&orchestrators(4, 1))),
+        Ok(())
+    );
+    let later = DecisionCertificate {
+        decision: Decision { generation: Generation(3), ..grant.decision.clone() },
+        ..grant
+    };
+    assert!(ActivationTally::new(&group, other, later).is_err());
 }
 
 #[test]

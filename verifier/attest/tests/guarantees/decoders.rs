@@ -29,8 +29,6 @@ fn test_every_type_of_fixed_size_has_exactly_its_limit() {
         "Proposal",
         "Attestation",
         "Relinquish",
-        "Recovery",
-        "Cause::Recovery",
         "Activation",
         "HeadAnswer",
         "Equivocation",
@@ -78,17 +76,14 @@ fn test_certificates_with_more_than_64_signatures_are_refused() {
     let group = group(4, 1);
     let statement = slot(&group, 5);
     let vote = attest(&statement, 0, Mode::Replayed);
-    let cause = Cause::Recovery(recovery(&group));
     for (count, fits) in [(64, true), (65, false)] {
         let slots = SlotCertificate { statement: statement.clone(), attestations: vec![vote; count] };
         let generic = Certificate {
             statement: statement.to_statement(Kind::SLOT_REPLAYED),
             signatures: vec![(0, vote.signature); count],
         };
-        let activated = ActivationCertificate {
-            attestations: vec![(0, vote.signature); count],
-            ..activation_certificate(&group, cause.clone(), &[0])
-        };
+        let activated =
+            ActivationCertificate { attestations: vec![(0, vote.signature); count], ..activated(&group) };
         let decided = DecisionCertificate {
             signatures: vec![(0, vote.signature); count],
             ..decision_certificate(decision(&group, migrate()), &[0])

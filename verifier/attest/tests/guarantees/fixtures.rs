@@ -121,30 +121,58 @@ pub fn relinquish(group: &GroupConfig) -> Relinquish {
     .signed(&host_key(0))
 }
 
-pub fn recovery(group: &GroupConfig) -> Recovery {
-    let last = slot(group, 5);
-    Recovery {
-        vm: last.vm,
-        group: last.group,
-        epoch: last.epoch,
-        generation: Generation(2),
-        slot: last.slot,
-        statement: last.digest(),
-        host: host_key(2).public(),
-        operator: secret(Use::Operator, 1).public(),
-        signature: Signature::NONE,
+/// The orchestrators: a group with keys of its own.
+pub fn orchestrators(n: u16, f: u64) -> GroupConfig {
+    let member = |number| Member {
+        name: format!("orchestrator-{number}"),
+        vote_key: orchestrator_key(number).public(),
+        cosigner_key: secret(Use::Cosigner, ORCHESTRATORS + number).public(),
+        transport_key: secret(Use::Transport, ORCHESTRATORS + number).public(),
+    };
+    GroupConfig {
+        name: "orchestrators".into(),
+        epoch: Epoch(7),
+        genesis: Some(GroupId::from_bytes([0x4f; 32])),
+        members: (0..n).map(member).collect(),
+        f,
+        ..group(4, 1)
     }
-    .signed(&secret(Use::Operator, 1))
 }
 
-pub fn activation(group: &GroupConfig, cause: &Cause) -> Activation {
-    Activation::of(cause, group.id(), group.epoch, Nonce::from_bytes([0x3c; 16])).unwrap()
+/// Numbers of orchestrators in the key spaces that verifiers use too.
+const ORCHESTRATORS: u16 = 100;
+
+pub fn orchestrator_key(number: u16) -> SecretKey {
+    vote_key(ORCHESTRATORS + number)
 }
 
-pub fn activation_certificate(group: &GroupConfig, cause: Cause, verifiers: &[u16]) -> ActivationCertificate {
-    let activation = activation(group, &cause);
+/// The orchestrators' grant that follows [`relinquish`].
+pub fn granted(group: &GroupConfig) -> Decision {
+    decision(&orchestrators(4, 1), grant(group))
+}
+
+pub fn grant_certificate(decision: Decision, signers: &[u16]) -> DecisionCertificate {
+    let vote = |index: &u16| (*index, decision.sign(&orchestrator_key(*index)));
+    DecisionCertificate { signatures: signers.iter().map(vote).collect(), decision }
+}
+
+pub fn activation(group: &GroupConfig, grant: &Decision) -> Activation {
+    Activation::of(grant, group.id(), group.epoch, Nonce::from_bytes([0x3c; 16])).unwrap()
+}
+
+pub fn activation_certificate(
+    group: &GroupConfig,
+    grant: DecisionCertificate,
+    verifiers: &[u16],
+) -> ActivationCertificate {
+    let activation = activation(group, &grant.decision);
     let vote = |verifier: &u16| (*verifier, activation.sign(&vote_key(*verifier)));
-    ActivationCertificate { attestations: verifiers.iter().map(vote).collect(), cause, activation }
+    ActivationCertificate { attestations: verifiers.iter().map(vote).collect(), grant, activation }
+}
+
+/// An activation as it happens when everybody is honest.
+pub fn activated(group: &GroupConfig) -> ActivationCertificate {
+    activation_certificate(group, grant_certificate(granted(group), &[0, 1, 2]), &[0, 1, 2])
 }
 
 pub fn question() -> Nonce {
@@ -153,7 +181,7 @@ pub fn question() -> Nonce {
 
 pub fn head(group: &GroupConfig, verifier: u16) -> HeadAnswer {
     let newest = slot(group, 5);
-    let vote = activation(group, &Cause::Relinquish(relinquish(group)));
+    let vote = activation(group, &granted(group));
     HeadAnswer {
         vm: spec().id(),
         nonce: question(),

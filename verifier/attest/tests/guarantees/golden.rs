@@ -39,7 +39,6 @@ pub fn samples() -> Vec<Sample> {
     let statement = slot(&group, 5);
     let generic = statement.to_statement(Kind::SLOT_REPLAYED);
     let votes = [0u16, 1, 2].map(|verifier| (verifier, generic.sign(&vote_key(verifier))));
-    let (relinquish, recovery) = (relinquish(&group), recovery(&group));
     let mut frontier = Frontier::<Sha256Tree>::new();
     (0..7).for_each(|op| frontier.push(format!("op-{op}").as_bytes()));
     let entry = |number: u8| (vec![b'k', number], vec![number; 3]);
@@ -66,15 +65,9 @@ pub fn samples() -> Vec<Sample> {
         sample("Proposal", &Proposal::sign(statement.clone(), &host_key(0))),
         sample("Attestation", &attest(&statement, 3, Mode::Sampled)),
         sample("SlotCertificate", &certificate(&statement, &[0, 1, 2], Mode::Replayed)),
-        sample("Relinquish", &relinquish),
-        sample("Recovery", &recovery),
-        sample("Cause::Relinquish", &Cause::Relinquish(relinquish.clone())),
-        sample("Cause::Recovery", &Cause::Recovery(recovery.clone())),
-        sample("Activation", &activation(&group, &Cause::Relinquish(relinquish.clone()))),
-        sample(
-            "ActivationCertificate",
-            &activation_certificate(&group, Cause::Relinquish(relinquish), &[0, 1, 2]),
-        ),
+        sample("Relinquish", &relinquish(&group)),
+        sample("Activation", &activation(&group, &granted(&group))),
+        sample("ActivationCertificate", &activated(&group)),
         sample("HeadAnswer", &head(&group, 1)),
         sample("HeadAnswer of nothing", &nothing.signed(group.id(), group.epoch, &vote_key(0))),
         sample("Refusal", &refusal(&group)),
