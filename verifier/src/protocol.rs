@@ -18,7 +18,7 @@
 //!  | StateOffer{certificate b, chain, bulk} |   answers NeedState; a REPLAYED verifier pulls the state (bulk connection)
 //!  |--------------------------------------->| Done | Refused
 //!  | HeadQuery{vm, nonce}                   | Head
-//!  | Activate{activation, cause, cert k}    | Voted | Refused
+//!  | Activate{activation, grant, cert k}    | Voted | Refused
 //!  | Activated{activation certificate}      | Done | Refused
 //! ```
 
@@ -27,8 +27,8 @@ use quorate_attest::id::{Generation, Nonce, Slot, VmId};
 use quorate_attest::key::Signature;
 use quorate_attest::merkle::{Frontier, Sha256Tree};
 use quorate_attest::vm::{
-    Activation, ActivationCertificate, Attestation, Cause, HeadAnswer, Proposal, SlotCertificate,
-    SlotStatement, VmSpec,
+    Activation, ActivationCertificate, Attestation, DecisionCertificate, HeadAnswer, Proposal, Relinquish,
+    SlotCertificate, SlotStatement, VmSpec,
 };
 use quorate_transport::wire_enum;
 
@@ -112,8 +112,10 @@ pub struct HeadQuery {
 pub struct Activate {
     /// What is to be signed.
     pub activation: Activation,
-    /// The source's `Relinquish`, or the operator's recovery statement.
-    pub cause: Cause,
+    /// The orchestrators' word that this host may create the generation.
+    pub grant: DecisionCertificate,
+    /// The source's `Relinquish`, where there is one. It fences the source even if the vote is refused.
+    pub relinquish: Option<Relinquish>,
     /// Certificate of the slot that the new generation starts from.
     pub certificate: SlotCertificate,
 }

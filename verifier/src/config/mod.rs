@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use quorate_attest::group::GroupConfig;
+use quorate_attest::group::{GroupConfig, Member};
 use quorate_attest::key::{PublicKey, SecretKey};
 use quorate_attest::vm::Mode;
 use serde::Deserialize;
@@ -109,6 +109,8 @@ pub struct Config {
     pub mode: ModeName,
     /// The group.
     pub group_file: PathBuf,
+    /// The orchestrators' group, whose grants this verifier believes.
+    pub orchestrators_file: PathBuf,
     /// Pages asked for about one slot in SAMPLED mode.
     #[serde(default = "default_sample_pages")]
     pub sample_pages: usize,
@@ -121,9 +123,6 @@ pub struct Config {
     /// Largest memory of all VMs together in REPLAYED mode, bytes.
     #[serde(default = "default_memory_total_bytes_max")]
     pub memory_total_bytes_max: u64,
-    /// Orchestrators, who may ask for heads and votes.
-    #[serde(default)]
-    pub orchestrator_keys: Vec<PublicKey>,
     /// Form of the log.
     #[serde(default)]
     pub log: LogFormat,
@@ -138,11 +137,11 @@ const KEYS: [&str; 14] = [
     "data_dir",
     "mode",
     "group_file",
+    "orchestrators_file",
     "sample_pages",
     "vms_max",
     "memory_bytes_max",
     "memory_total_bytes_max",
-    "orchestrator_keys",
     "log",
 ];
 
@@ -199,6 +198,7 @@ impl Config {
             &mut config.cosigner_key_file,
             &mut config.transport_key_file,
             &mut config.group_file,
+            &mut config.orchestrators_file,
         ];
         for path in relative {
             *path = base.join(&*path);
@@ -224,9 +224,14 @@ impl Config {
         let listen =
             listen.map_err(|e| problems.push(Problem::new("listen", format!("{:?}: {e}", self.listen)))).ok();
         let group = group_file::read(&self.group_file).map_err(|problem| problems.push(problem)).ok();
-        let (Some(vote_key), Some(cosigner_key), Some(transport_key), Some(listen), Some(group)) =
-            (vote_key, cosigner_key, transport_key, listen, group)
+        let orchestrators =
+            read_orchestrators(&self.orchestrators_file).map_err(|problem| problems.push(problem)).ok();
+        let (Some(vote_key), Some(cosigner_key), Some(transport_key)) =
+            (vote_key, cosigner_key, transport_key)
         else {
+            return Err(problems);
+        };
+        let (Some(listen), Some(group), Some(orchestrators)) = (listen, group, orchestrators) else {
             return Err(problems);
         };
         let keys = [
@@ -234,6 +239,10 @@ impl Config {
             ("cosigner_key_file", cosigner_key.public()),
             ("transport_key_file", transport_key.public()),
         ];
+        if let Some(shared) = shared_key(&group, &orchestrators) {
+            let text = format!("{} is a key of {} and of {}", shared, group.name, orchestrators.name);
+            problems.push(Problem::new("orchestrators_file", text));
+        }
         let index = match member(&group, &self.name, keys) {
             Ok(index) => index,
             Err(mut wrong) => {
@@ -242,7 +251,16 @@ impl Config {
             }
         };
         if problems.is_empty() {
-            Ok(Loaded { config: self, listen, group, index, vote_key, cosigner_key, transport_key })
+            Ok(Loaded {
+                config: self,
+                listen,
+                group,
+                orchestrators,
+                index,
+                vote_key,
+                cosigner_key,
+                transport_key,
+            })
         } else {
             Err(problems)
         }
@@ -272,6 +290,8 @@ pub struct Loaded {
     pub listen: SocketAddr,
     /// The group.
     pub group: GroupConfig,
+    /// The orchestrators' group.
+    pub orchestrators: GroupConfig,
     /// Index of this verifier in the group.
     pub index: u16,
     /// Signs attestations.
@@ -280,6 +300,22 @@ pub struct Loaded {
     pub cosigner_key: SecretKey,
     /// Key of the connections.
     pub transport_key: SecretKey,
+}
+
+/// Reads the orchestrators' group file; a problem names the configuration key that leads there.
+///
+/// # Errors
+/// As [`group_file::read`].
+pub fn read_orchestrators(path: &Path) -> Result<GroupConfig, Problem> {
+    group_file::read(path).map_err(|problem| Problem { key: "orchestrators_file".to_owned(), ..problem })
+}
+
+/// A key that members of both groups hold. With the same group in both places verifiers could grant what they vote for.
+#[must_use]
+pub fn shared_key(group: &GroupConfig, orchestrators: &GroupConfig) -> Option<PublicKey> {
+    let keys = |member: &Member| [member.vote_key, member.cosigner_key, member.transport_key];
+    let verifiers: Vec<_> = group.members.iter().flat_map(keys).collect();
+    orchestrators.members.iter().flat_map(keys).find(|key| verifiers.contains(key))
 }
 
 fn read_key(key: &str, path: &Path) -> Result<SecretKey, Problem> {

@@ -25,6 +25,16 @@ fn group() -> GroupConfig {
     }
 }
 
+fn orchestrators() -> GroupConfig {
+    let member = Member {
+        name: "orchestrator-0".into(),
+        vote_key: key(40).public(),
+        cosigner_key: key(41).public(),
+        transport_key: key(42).public(),
+    };
+    GroupConfig { name: "log".into(), f: 0, members: vec![member], ..group() }
+}
+
 /// A folder with everything that a start needs, and the text of its configuration.
 fn folder() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
@@ -32,9 +42,10 @@ fn folder() -> (tempfile::TempDir, String) {
         key_file::write(&folder.path().join(name), &key(seed)).unwrap();
     }
     group_file::write(&folder.path().join("group.toml"), &group()).unwrap();
+    group_file::write(&folder.path().join("orchestrators.toml"), &orchestrators()).unwrap();
     let text = "name = \"verifier-1\"\nkey_file = \"vote.key\"\ncosigner_key_file = \"cosigner.key\"\n\
         transport_key_file = \"transport.key\"\nlisten = \"127.0.0.1:0\"\ndata_dir = \"data\"\nmode = \"replayed\"\n\
-        group_file = \"group.toml\"\n";
+        group_file = \"group.toml\"\norchestrators_file = \"orchestrators.toml\"\n";
     (folder, text.to_owned())
 }
 
@@ -48,7 +59,7 @@ fn a_complete_configuration_loads_and_finds_its_index() {
     let loaded = load(folder.path(), &text, &Overrides::default()).unwrap();
     assert_eq!((loaded.index, loaded.config.sample_pages), (1, 16));
     assert_eq!(loaded.config.data_dir, folder.path().join("data"));
-    assert_eq!(loaded.group, group());
+    assert_eq!((loaded.group, loaded.orchestrators), (group(), orchestrators()));
 }
 
 #[test]
@@ -86,10 +97,11 @@ fn every_problem_is_reported_at_once() {
     let (folder, text) = folder();
     std::fs::remove_file(folder.path().join("vote.key")).unwrap();
     std::fs::remove_file(folder.path().join("group.toml")).unwrap();
+    std::fs::remove_file(folder.path().join("orchestrators.toml")).unwrap();
     let text = text.replace("127.0.0.1:0", "nowhere") + "sample_pages = 0\nvms_max = 0\n";
     let problems = load(folder.path(), &text, &Overrides::default()).unwrap_err();
     let keys: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
-    assert_eq!(keys, ["sample_pages", "vms_max", "key_file", "listen", "group_file"]);
+    assert_eq!(keys, ["sample_pages", "vms_max", "key_file", "listen", "group_file", "orchestrators_file"]);
 }
 
 #[test]
@@ -104,6 +116,15 @@ fn keys_that_the_group_does_not_list_for_this_member_are_refused() {
         .replace("\"x\"", "\"cosigner.key\"");
     let problems = load(folder.path(), &swapped, &Overrides::default()).unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
+}
+
+#[test]
+fn verifiers_cannot_be_their_own_orchestrators() {
+    let (folder, text) = folder();
+    let text = text.replace("orchestrators.toml", "group.toml");
+    let problems = load(folder.path(), &text, &Overrides::default()).unwrap_err();
+    assert_eq!(problems[0].key, "orchestrators_file");
+    assert!(problems[0].text.contains("demo"), "{}", problems[0].text);
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::cmp::Ordering;
 use quorate_attest::VerifyError;
 use quorate_attest::id::Generation;
 use quorate_attest::statement::Kind;
-use quorate_attest::vm::{Activation, ActivationCertificate, Cause, Relinquish, SlotCertificate};
+use quorate_attest::vm::{
+    Action, Activation, ActivationCertificate, DecisionCertificate, Relinquish, SlotCertificate,
+};
 
 use super::{
     CertificateError, Effect, Evidence, Fence, Record, Refusal, Signed, VOTES_MAX, VmCore, done, refused,
@@ -17,7 +19,7 @@ impl VmCore {
     pub(super) fn activate(&mut self, activate: &Activate) -> Vec<Effect> {
         let mut effects = Vec::new();
         // A host that gave its VM up stays bound by that, whatever becomes of the vote.
-        if let Some(fence) = self.new_fence(&activate.cause) {
+        if let Some(fence) = activate.relinquish.as_ref().and_then(|relinquish| self.new_fence(relinquish)) {
             effects.push(self.record(Record::Fenced { fence }));
         }
         let answer = match self.vote(activate) {
@@ -30,8 +32,7 @@ impl VmCore {
         effects
     }
 
-    fn new_fence(&self, cause: &Cause) -> Option<Fence> {
-        let Cause::Relinquish(relinquish) = cause else { return None };
+    fn new_fence(&self, relinquish: &Relinquish) -> Option<Fence> {
         let fence = Fence { generation: relinquish.generation, slot: relinquish.slot };
         // A second, higher relinquishment cannot lift the first; a lower one tightens it.
         let known = self
@@ -51,7 +52,7 @@ impl VmCore {
     }
 
     fn vote(&mut self, activate: &Activate) -> Result<Vec<Effect>, CertificateError> {
-        let Activate { activation, cause, certificate } = activate;
+        let Activate { activation, grant, certificate, .. } = activate;
         self.check_not_stopped()?;
         let expected = self.context.expect(self.vm, Kind::ACTIVATE);
         expected.check(&activation.to_statement()).map_err(Refusal::from)?;
@@ -62,12 +63,11 @@ impl VmCore {
                 Err(Refusal::DuplicateInstance { generation: activation.generation }.into())
             };
         }
-        self.check_generation(activation.generation, cause)?;
+        self.check_generation(activation.generation)?;
         if !self.context.group.is_host(&activation.host) {
             return Err(refuse(VerifyError::KeyRoleMismatch { role: "host", got: activation.host }));
         }
-        activation.check_cause(cause).map_err(Refusal::from)?;
-        self.check_cause(cause)?;
+        self.check_grant(activation, grant)?;
         self.check_certificate(certificate)?;
         self.check_start(activation, certificate)?;
         let record =
@@ -86,19 +86,14 @@ impl VmCore {
         }))
     }
 
-    /// The next generation, or with an operator's order a later one; never one below a vote.
-    fn check_generation(&self, generation: Generation, cause: &Cause) -> Result<(), Refusal> {
+    /// A later generation, and never one below a vote. A grant may skip generations that were granted in vain.
+    fn check_generation(&self, generation: Generation) -> Result<(), Refusal> {
         let fenced = |have| Err(Refusal::FencedGeneration { have, got: generation });
         if generation <= self.state.generation {
             return fenced(self.state.generation);
         }
         if let Some(vote) = self.state.newest_vote().filter(|vote| vote.generation > generation) {
             return fenced(vote.generation);
-        }
-        if Some(generation) != self.state.generation.next() && matches!(cause, Cause::Relinquish(_)) {
-            return Err(Refusal::NoActivationCertificate {
-                reason: "the generation before has not begun here",
-            });
         }
         let outstanding =
             self.state.votes.iter().filter(|vote| vote.generation > self.state.generation).count();
@@ -108,22 +103,21 @@ impl VmCore {
         Ok(())
     }
 
-    fn check_cause(&self, cause: &Cause) -> Result<(), Refusal> {
-        let verified = match cause {
-            Cause::Relinquish(relinquish) => self.check_relinquish(relinquish),
-            Cause::Recovery(recovery) => {
-                let expected = self.context.expect(self.vm, Kind::RECOVERY);
-                recovery.verify(&self.context.group, &expected).map_err(Refusal::from)
+    /// The log decides who may create a generation; this verifier only believes a quorum of orchestrators about it.
+    fn check_grant(&self, activation: &Activation, grant: &DecisionCertificate) -> Result<(), Refusal> {
+        let decision = &grant.decision;
+        if !matches!(decision.action, Action::Grant { .. }) {
+            return Err(Refusal::NoActivationCertificate { reason: "the decision grants no generation" });
+        }
+        activation.check_grant(decision)?;
+        let orchestrators = &self.context.orchestrators;
+        grant.verify(orchestrators, &orchestrators.expect(self.vm, Kind::DECISION)).map_err(|error| {
+            match error {
+                VerifyError::WrongCluster { .. } | VerifyError::WrongEpoch { .. } => Refusal::from(error),
+                _ => Refusal::NoActivationCertificate {
+                    reason: "the grant is not signed by a quorum of orchestrators",
+                },
             }
-        };
-        verified.map_err(|refusal| match refusal {
-            Refusal::Verify(VerifyError::BadSignature { .. } | VerifyError::SignatureNonCanonical { .. }) => {
-                Refusal::NoActivationCertificate { reason: "the cause is not signed by who may give it" }
-            }
-            Refusal::Verify(VerifyError::KeyRoleMismatch { .. }) => {
-                Refusal::NoActivationCertificate { reason: "the cause is not an operator's of this group" }
-            }
-            other => other,
         })
     }
 
@@ -141,7 +135,7 @@ impl VmCore {
         }
         let current = self.state.generation;
         if statement.body.generation > current {
-            // An operator's order about generations that this verifier has slept through.
+            // About generations that this verifier has slept through.
             return Ok(());
         }
         if let Some(start) = &self.state.start {
@@ -164,9 +158,10 @@ impl VmCore {
     pub(super) fn activated(&mut self, certificate: &ActivationCertificate) -> Result<Vec<Effect>, Refusal> {
         self.check_not_stopped()?;
         let activation = &certificate.activation;
-        let previous =
-            (Some(activation.generation) == self.state.generation.next()).then_some(&self.state.host);
-        certificate.verify(&self.context.group, &self.context.expect(self.vm, Kind::ACTIVATE), previous)?;
+        // A grant of another epoch was checked by the quorum that voted.
+        let orchestrators = self.context.orchestrators_of(certificate.grant.decision.epoch);
+        let expected = self.context.expect(self.vm, Kind::ACTIVATE);
+        certificate.verify(&self.context.group, &expected, orchestrators)?;
         let have = self.state.generation;
         let known = self.state.activation.as_ref().is_some_and(|known| known.activation == *activation);
         match activation.generation.cmp(&have) {

@@ -1,7 +1,7 @@
 //! Who this verifier is, and what it holds of its group.
 
 use quorate_attest::group::GroupConfig;
-use quorate_attest::id::{GroupId, PlatformClass, VmId};
+use quorate_attest::id::{Epoch, GroupId, PlatformClass, VmId};
 use quorate_attest::key::{PublicKey, SecretKey, Signature};
 use quorate_attest::statement::{Expected, Kind};
 use quorate_attest::vm::{Activation, Attestation, HeadAnswer, Mode, SlotStatement};
@@ -70,6 +70,8 @@ pub struct Context {
     pub group: GroupConfig,
     /// Its id.
     pub group_id: GroupId,
+    /// The orchestrators, who grant generations.
+    pub orchestrators: GroupConfig,
     /// This verifier's keys.
     pub signer: Signer,
     /// How slots are attested.
@@ -87,5 +89,11 @@ impl Context {
     #[must_use]
     pub fn expect(&self, vm: VmId, kind: Kind) -> Expected {
         Expected { group: self.group_id, epoch: self.group.epoch, instance: vm, kind }
+    }
+
+    /// The orchestrators of an epoch, as far as this verifier knows them.
+    #[must_use]
+    pub fn orchestrators_of(&self, epoch: Epoch) -> Option<&GroupConfig> {
+        (self.orchestrators.epoch == epoch).then_some(&self.orchestrators)
     }
 }

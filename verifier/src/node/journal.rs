@@ -15,7 +15,7 @@ const IDENTITY: u8 = 1;
 /// Frame kind of a batch of records.
 const BATCH: u8 = 2;
 /// Version of the records.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// A log is replaced by the states it leads to when it has grown past this and past four times those states.
 const COMPACTION_BYTES: u64 = 32 << 20;
 

@@ -296,12 +296,13 @@ pub fn check_kvm(loaded: &Loaded) -> Result<(), StartError> {
 }
 
 fn context(loaded: &Loaded) -> Context {
-    let Loaded { config, group, index, vote_key, cosigner_key, .. } = loaded;
+    let Loaded { config, group, orchestrators, index, vote_key, cosigner_key, .. } = loaded;
     // The group was validated and has this member; without a name cosignatures would merely be left out.
     let name = group.cosigner(*index).map(|key| key.name().to_owned()).unwrap_or_default();
     Context {
         group: group.clone(),
         group_id: group.id(),
+        orchestrators: orchestrators.clone(),
         signer: Signer::new(*index, name, vote_key.clone(), cosigner_key.clone()),
         mode: config.mode.mode(),
         sample_pages: config.sample_pages,
@@ -311,11 +312,11 @@ fn context(loaded: &Loaded) -> Context {
 }
 
 fn directory(loaded: &Loaded) -> Members {
-    let Loaded { config, group, .. } = loaded;
+    let Loaded { group, orchestrators, .. } = loaded;
     let hosts = group.hosts.iter().map(|host| (host.key, Role::Host));
     let members = group.members.iter().map(|member| (member.transport_key, Role::Verifier));
     let operators = group.operators.iter().map(|key| (*key, Role::Operator));
-    let orchestrators = config.orchestrator_keys.iter().map(|key| (*key, Role::Orchestrator));
+    let orchestrators = orchestrators.members.iter().map(|member| (member.transport_key, Role::Orchestrator));
     hosts
         .chain(members)
         .chain(operators)

@@ -60,6 +60,22 @@ pub fn group() -> GroupConfig {
     }
 }
 
+/// One orchestrator, so that one key signs a quorum.
+pub fn orchestrator_key() -> SecretKey {
+    key(140)
+}
+
+pub fn orchestrators() -> GroupConfig {
+    let member = Member {
+        name: "orchestrator-0".into(),
+        vote_key: orchestrator_key().public(),
+        cosigner_key: key(141).public(),
+        transport_key: key(142).public(),
+    };
+    let group = group();
+    GroupConfig { name: "log".into(), f: 0, members: vec![member], hosts: Vec::new(), ..group }
+}
+
 /// The files of all verifiers of a group.
 pub struct Cluster {
     pub folder: tempfile::TempDir,
@@ -72,6 +88,7 @@ impl Cluster {
         let folder = tempfile::tempdir().unwrap();
         let group = group();
         group_file::write(&folder.path().join("group.toml"), &group).unwrap();
+        group_file::write(&folder.path().join("orchestrators.toml"), &orchestrators()).unwrap();
         Self { folder, group }
     }
 
@@ -100,7 +117,8 @@ impl Cluster {
         let text = format!(
             "name = \"verifier-{index}\"\nkey_file = \"vote-{index}.key\"\n\
              cosigner_key_file = \"cosigner-{index}.key\"\ntransport_key_file = \"transport-{index}.key\"\n\
-             listen = \"127.0.0.1:0\"\ndata_dir = \"data-{index}\"\nmode = \"{mode}\"\ngroup_file = \"group.toml\"\n"
+             listen = \"127.0.0.1:0\"\ndata_dir = \"data-{index}\"\nmode = \"{mode}\"\ngroup_file = \"group.toml\"\n\
+             orchestrators_file = \"orchestrators.toml\"\n"
         );
         fs::write(&config, text).unwrap();
         config

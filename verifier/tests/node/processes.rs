@@ -140,7 +140,7 @@ async fn hand_over_is_voted_activated_and_survives_a_kill() {
     vm.next(1);
     assert_eq!(kind(&vm.propose(&connection).await), "FencedGeneration", "the source runs on");
 
-    let mut tally = ActivationTally::new(&vm.group, ask.activation.clone(), ask.cause.clone()).unwrap();
+    let mut tally = ActivationTally::new(&vm.group, ask.activation.clone(), ask.grant.clone()).unwrap();
     for index in 1..4 {
         tally.add(index, ask.activation.sign(&vote_key(index))).unwrap();
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use quorate_attest::encoding::to_bytes;
 use quorate_attest::group::GroupConfig;
-use quorate_attest::id::{Generation, ImageDigest, Nonce, Slot, StatementDigest, VmId};
+use quorate_attest::id::{Generation, ImageDigest, Nonce, OperationId, Slot, StatementDigest, VmId};
 use quorate_attest::key::{SecretKey, Signature};
 use quorate_attest::request::{Call, InputClass, Request, classify};
 use quorate_attest::vm::{
-    Activation, Attestation, Cause, InputPolicy, Mode, OutputPolicy, Proposal, Relinquish, SlotBody,
-    SlotCertificate, SlotStatement, Tally, VmSpec,
+    Action, Activation, Attestation, Decision, DecisionCertificate, InputPolicy, Mode, OutputPolicy,
+    Proposal, Relinquish, SlotBody, SlotCertificate, SlotStatement, Tally, VmSpec,
 };
 use quorate_guest_images::KV;
 use quorate_transport::bulk::{BulkListener, Purpose};
@@ -21,7 +21,7 @@ use quorate_vmm::snapshot::PageSnapshot;
 use quorate_vmm::state_stream;
 use quorate_vmm::{Execution, Image, Stop};
 
-use super::cluster::{host_key, key, transport_key, vote_key};
+use super::cluster::{host_key, key, orchestrator_key, orchestrators, transport_key, vote_key};
 
 pub const MEMORY: u64 = 32 << 20;
 
@@ -182,22 +182,34 @@ impl Vm {
 
     pub fn hand_over(&self, successor: &SecretKey) -> Activate {
         let head = self.chain.last().unwrap();
-        let cause = Cause::Relinquish(
-            Relinquish {
-                vm: self.id(),
-                group: self.group.id(),
-                epoch: self.group.epoch,
-                generation: self.generation,
-                slot: head.slot,
-                statement: head.digest(),
-                successor: successor.public(),
-                signature: Signature::from_bytes([0; 64]),
-            }
-            .signed(&self.key),
-        );
-        let nonce = Nonce::from_bytes([7; 16]);
-        let activation = Activation::of(&cause, self.group.id(), self.group.epoch, nonce).unwrap();
-        Activate { activation, cause, certificate: self.certificate(self.chain.len() - 1) }
+        let (group, epoch) = (self.group.id(), self.group.epoch);
+        let relinquish = Relinquish {
+            vm: self.id(),
+            group,
+            epoch,
+            generation: self.generation,
+            slot: head.slot,
+            statement: head.digest(),
+            successor: successor.public(),
+            signature: Signature::from_bytes([0; 64]),
+        };
+        let decision = Decision {
+            group: orchestrators().id(),
+            epoch: orchestrators().epoch,
+            vm: self.id(),
+            generation: Generation(self.generation.0 + 1),
+            operation: OperationId::from_bytes([1; 32]),
+            index: 0,
+            action: Action::Grant { slot: head.slot, statement: head.digest(), host: successor.public() },
+        };
+        let activation = Activation::of(&decision, group, epoch, Nonce::from_bytes([7; 16])).unwrap();
+        let signatures = vec![(0, decision.sign(&orchestrator_key()))];
+        Activate {
+            activation,
+            grant: DecisionCertificate { decision, signatures },
+            relinquish: Some(relinquish.signed(&self.key)),
+            certificate: self.certificate(self.chain.len() - 1),
+        }
     }
 
     fn prove(&self, challenge: &Challenge) -> Pages {

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use quorate_attest::encoding::to_bytes;
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::{
-    CpuDigest, DeviceDigest, Epoch, Generation, ImageDigest, InputRoot, Nonce, OutputRoot, PageRoot,
-    PlatformClass, Slot, StatementDigest, VmId,
+    CpuDigest, DeviceDigest, Epoch, Generation, GroupId, ImageDigest, InputRoot, Nonce, OperationId,
+    OutputRoot, PageRoot, PlatformClass, Slot, StatementDigest, VmId,
 };
 use quorate_attest::key::{SecretKey, Signature};
 use quorate_attest::merkle::{Frontier, Sha256Tree};
 use quorate_attest::request::{Call, Request};
 use quorate_attest::vm::{
-    Activation, ActivationCertificate, ActivationTally, Attestation, Cause, InputPolicy, Mode, OutputPolicy,
-    Proposal, Recovery, Relinquish, SlotBody, SlotCertificate, SlotStatement, Tally, VmSpec,
+    Action, Activation, ActivationCertificate, ActivationTally, Attestation, Decision, DecisionCertificate,
+    InputPolicy, Mode, OutputPolicy, Proposal, Relinquish, SlotBody, SlotCertificate, SlotStatement, Tally,
+    VmSpec,
 };
 use quorate_vmm::Position;
 use quorate_vmm::page_tree::{PAGE_BYTES, Page, PageTree, ZERO_LEAF, hash_page};
@@ -47,6 +48,32 @@ pub fn client() -> SecretKey {
 
 pub fn vote_key(index: u16) -> SecretKey {
     key(100 + index as u8)
+}
+
+pub fn orchestrator_key(index: u16) -> SecretKey {
+    key(200 + index as u8)
+}
+
+/// Four orchestrators of which one may be Byzantine.
+pub fn orchestrators() -> GroupConfig {
+    let member = |index: u16| Member {
+        name: format!("orchestrator-{index}"),
+        vote_key: orchestrator_key(index).public(),
+        cosigner_key: key(210 + index as u8).public(),
+        transport_key: key(220 + index as u8).public(),
+    };
+    let group = GroupConfig {
+        name: "log".into(),
+        hash_algorithm: HASH_SHA256,
+        epoch: Epoch(2),
+        genesis: Some(GroupId::from_bytes([0x4f; 32])),
+        f: 1,
+        members: (0..4).map(member).collect(),
+        operators: vec![operator().public()],
+        hosts: Vec::new(),
+    };
+    group.validate().unwrap();
+    group
 }
 
 pub fn group(n: u16, f: u64) -> GroupConfig {
@@ -241,51 +268,64 @@ impl HostRun {
         }
     }
 
-    pub fn relinquish(&self, successor: &SecretKey) -> Cause {
+    pub fn relinquish(&self, successor: &SecretKey) -> Relinquish {
         let head = self.head();
-        Cause::Relinquish(
-            Relinquish {
-                vm: self.vm(),
-                group: self.group.id(),
-                epoch: self.group.epoch,
-                generation: self.generation,
-                slot: head.slot,
-                statement: head.digest(),
-                successor: successor.public(),
-                signature: Signature::from_bytes([0; 64]),
-            }
-            .signed(&self.key),
-        )
+        Relinquish {
+            vm: self.vm(),
+            group: self.group.id(),
+            epoch: self.group.epoch,
+            generation: self.generation,
+            slot: head.slot,
+            statement: head.digest(),
+            successor: successor.public(),
+            signature: Signature::from_bytes([0; 64]),
+        }
+        .signed(&self.key)
     }
 
-    pub fn recovery(&self, generation: u64, host: &SecretKey, operator: &SecretKey) -> Cause {
-        let head = self.head();
-        Cause::Recovery(
-            Recovery {
-                vm: self.vm(),
-                group: self.group.id(),
-                epoch: self.group.epoch,
-                generation: Generation(generation),
-                slot: head.slot,
-                statement: head.digest(),
-                host: host.public(),
-                operator: operator.public(),
-                signature: Signature::from_bytes([0; 64]),
-            }
-            .signed(operator),
-        )
+    /// What the orchestrators decide when the newest slot's successor is to be `host`.
+    pub fn decision(&self, generation: u64, host: &SecretKey) -> Decision {
+        let (head, orchestrators) = (self.head(), orchestrators());
+        Decision {
+            group: orchestrators.id(),
+            epoch: orchestrators.epoch,
+            vm: self.vm(),
+            generation: Generation(generation),
+            operation: OperationId::from_bytes([3; 32]),
+            index: 40 + generation,
+            action: Action::Grant { slot: head.slot, statement: head.digest(), host: host.public() },
+        }
     }
 
-    pub fn activate(&self, cause: Cause, instance: u8) -> Activate {
+    /// Asks for a vote with what the orchestrators granted.
+    pub fn activate(&self, grant: DecisionCertificate, instance: u8) -> Activate {
         let nonce = Nonce::from_bytes([instance; 16]);
-        let activation = Activation::of(&cause, self.group.id(), self.group.epoch, nonce).unwrap();
-        Activate { activation, cause, certificate: self.certificate(self.chain.len() - 1) }
+        let activation = Activation::of(&grant.decision, self.group.id(), self.group.epoch, nonce).unwrap();
+        let certificate = self.certificate(self.chain.len() - 1);
+        Activate { activation, grant, relinquish: None, certificate }
+    }
+
+    /// A generation that was granted without the active host's word.
+    pub fn granted(&self, generation: u64, host: &SecretKey, instance: u8) -> Activate {
+        self.activate(grant(self.decision(generation, host), 0..3), instance)
+    }
+
+    /// The next generation, granted after the active host's word.
+    pub fn hand_over(&self, successor: &SecretKey, instance: u8) -> Activate {
+        let relinquish = Some(self.relinquish(successor));
+        Activate { relinquish, ..self.granted(self.generation.0 + 1, successor, instance) }
     }
 
     /// The host that goes on after an activation.
     pub fn taken_over(&self, key: SecretKey, generation: u64) -> Self {
         Self { key, generation: Generation(generation), ..self.clone() }
     }
+}
+
+/// A decision signed by these orchestrators.
+pub fn grant(decision: Decision, signers: impl IntoIterator<Item = u16>) -> DecisionCertificate {
+    let sign = |index: u16| (index, decision.sign(&orchestrator_key(index)));
+    DecisionCertificate { signatures: signers.into_iter().map(sign).collect(), decision }
 }
 
 pub fn certify(
@@ -301,8 +341,8 @@ pub fn certify(
 }
 
 pub fn activation_certificate(group: &GroupConfig, activate: &Activate) -> ActivationCertificate {
-    let Activate { activation, cause, .. } = activate;
-    let mut tally = ActivationTally::new(group, activation.clone(), cause.clone()).unwrap();
+    let Activate { activation, grant, .. } = activate;
+    let mut tally = ActivationTally::new(group, activation.clone(), grant.clone()).unwrap();
     for index in 0..group.rule().unwrap().quorum() as u16 {
         tally.add(index, activation.sign(&vote_key(index))).unwrap();
     }
@@ -341,6 +381,7 @@ pub struct Verifier {
 pub fn context(group: &GroupConfig, index: u16, mode: Mode) -> Arc<Context> {
     Arc::new(Context {
         group_id: group.id(),
+        orchestrators: orchestrators(),
         signer: Signer::new(
             index,
             group.cosigner(index).unwrap().name().to_owned(),

@@ -8,7 +8,7 @@ use super::model::*;
 use crate::core::Record;
 use crate::protocol::*;
 
-/// One thing that a Byzantine host, network or operator may do next.
+/// One thing that a Byzantine host, network or group of orchestrators may do next.
 #[derive(Clone, Debug)]
 enum Move {
     /// Propose a slot of a branch.
@@ -16,7 +16,7 @@ enum Move {
     /// Offer the certified prefix of a branch.
     Offer { branch: usize, slot: usize, from: usize },
     /// Ask for a vote from a slot of a branch.
-    Activate { branch: usize, slot: usize, generation: u64, instance: u8, recovery: bool },
+    Activate { branch: usize, slot: usize, generation: u64, instance: u8, word: bool },
     /// Tell of such an activation.
     Activated { branch: usize, slot: usize, generation: u64, instance: u8 },
     /// Kill the process and start it again.
@@ -31,8 +31,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => (branch.clone(), slot.clone(), 0..SLOTS)
             .prop_map(|(branch, slot, from)| Move::Offer { branch, slot, from }),
         2 => (branch.clone(), slot.clone(), 0..4u64, 0..2u8, any::<bool>()).prop_map(
-            |(branch, slot, generation, instance, recovery)| {
-                Move::Activate { branch, slot, generation, instance, recovery }
+            |(branch, slot, generation, instance, word)| {
+                Move::Activate { branch, slot, generation, instance, word }
             }
         ),
         1 => (branch, slot, 1..3u64, 0..2u8).prop_map(|(branch, slot, generation, instance)| {
@@ -94,18 +94,15 @@ fn play(forks: &Forks, verifier: &mut Verifier, one: &Move) {
             let certificate = certify(&run.group, run.head(), 1..4);
             verifier.ask(ToVerifier::StateOffer(run.offer(from.min(slot), Some(certificate))));
         }
-        Move::Activate { branch, slot, generation, instance, recovery } => {
+        Move::Activate { branch, slot, generation, instance, word } => {
             let run = &forks.at(branch, slot).0;
-            let cause = if recovery {
-                run.recovery(generation.max(1), &host_b(), &operator())
-            } else {
-                run.relinquish(&host_b())
-            };
-            verifier.ask(ToVerifier::Activate(run.activate(cause, instance)));
+            let relinquish = word.then(|| run.relinquish(&host_b()));
+            let ask = run.granted(generation, &host_b(), instance);
+            verifier.ask(ToVerifier::Activate(Activate { relinquish, ..ask }));
         }
         Move::Activated { branch, slot, generation, instance } => {
             let run = &forks.at(branch, slot).0;
-            let ask = run.activate(run.recovery(generation, &host_b(), &operator()), instance);
+            let ask = run.granted(generation, &host_b(), instance);
             verifier.ask(ToVerifier::Activated(activation_certificate(&run.group, &ask)));
         }
         Move::Restart => {}

@@ -1,6 +1,6 @@
 //! What f Byzantine verifiers cannot do, and what f + 1 can.
 
-use quorate_attest::vm::{Attestation, Mode, SlotCertificate, Tally};
+use quorate_attest::vm::{ActivationTally, Attestation, Mode, SlotCertificate, Tally};
 
 use super::model::*;
 use crate::protocol::*;
@@ -97,5 +97,50 @@ fn f_liars_cannot_certify_a_wrong_state_and_a_quorum_of_liars_can() {
         let quorum = run.group.rule().unwrap().quorum() as u16;
         assert!((0..quorum).all(|liars| certify(liars).is_err()));
         assert!(certify(quorum).is_ok());
+    }
+}
+
+/// How many of two grants for one generation get a quorum of votes. More than f orchestrators are Byzantine: both grants are
+/// certified. Verifier `index` is asked for the first of them first if `to_first` says so; Byzantine verifiers vote for both.
+fn instances(n: u16, f: u64, byzantine: u16, to_first: impl Fn(u16) -> bool) -> usize {
+    let mut run = HostRun::new(&group(n, f), spec());
+    let genesis = run.next(&[]);
+    let asks = [run.granted(1, &host_a(), 1), run.granted(1, &host_b(), 2)];
+    let mut tallies =
+        asks.clone().map(|ask| ActivationTally::new(&run.group, ask.activation, ask.grant).unwrap());
+    for index in 0..n {
+        if index < byzantine {
+            for (tally, ask) in tallies.iter_mut().zip(&asks) {
+                tally.add(index, ask.activation.sign(&vote_key(index))).unwrap();
+            }
+            continue;
+        }
+        let mut verifier = Verifier::new(&run.group, index, Mode::Sampled, &run.spec);
+        verifier.propose_with_pages(&genesis, &run.state);
+        for ask in if to_first(index) { [0, 1] } else { [1, 0] } {
+            if let FromVerifier::Voted(voted) = verifier.ask(ToVerifier::Activate(asks[ask].clone())) {
+                tallies[ask].add(index, voted.signature).unwrap();
+            }
+        }
+    }
+    tallies.iter().filter(|tally| tally.certificate().is_ok()).count()
+}
+
+#[test]
+fn orchestrators_that_grant_one_generation_twice_get_at_most_one_instance() {
+    for (n, f) in [(4u16, 1u64), (7, 2)] {
+        for split in 0..1u32 << n {
+            let instances = instances(n, f, f as u16, |index| split & (1 << index) != 0);
+            assert!(instances <= 1, "n={n} split={split:b}");
+        }
+    }
+}
+
+#[test]
+fn two_grants_and_f_plus_one_double_voters_are_two_instances() {
+    for (n, f) in [(4u16, 1u64), (7, 2)] {
+        let broken =
+            (0..1u32 << n).any(|split| instances(n, f, f as u16 + 1, |index| split & (1 << index) != 0) == 2);
+        assert!(broken, "with both limits broken the fault model is left: n={n}");
     }
 }
