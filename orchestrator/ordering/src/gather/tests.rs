@@ -24,7 +24,6 @@ fn group() -> GroupConfig {
     GroupConfig {
         name: "order".into(),
         hash_algorithm: HASH_SHA256,
-        genesis: None,
         epoch: Epoch(0),
         genesis: None,
         f: 1,
