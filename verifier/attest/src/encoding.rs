@@ -109,7 +109,7 @@ pub(crate) fn invalid(reason: &'static str) -> Error {
 }
 
 /// Reads bytes whose length prefix is at most `LIMIT`, checked before anything is allocated.
-pub(crate) fn bounded_bytes<const LIMIT: usize, R: Read>(reader: &mut R) -> borsh::io::Result<Vec<u8>> {
+pub fn bounded_bytes<const LIMIT: usize, R: Read>(reader: &mut R) -> borsh::io::Result<Vec<u8>> {
     let length = u32::deserialize_reader(reader)? as usize;
     if length > LIMIT {
         return Err(invalid("length is over the limit"));
@@ -126,13 +126,13 @@ pub(crate) fn bounded_bytes<const LIMIT: usize, R: Read>(reader: &mut R) -> bors
 }
 
 /// Reads UTF-8 text of at most `LIMIT` bytes.
-pub(crate) fn bounded_text<const LIMIT: usize, R: Read>(reader: &mut R) -> borsh::io::Result<String> {
+pub fn bounded_text<const LIMIT: usize, R: Read>(reader: &mut R) -> borsh::io::Result<String> {
     let bytes = bounded_bytes::<LIMIT, R>(reader)?;
     String::from_utf8(bytes).map_err(|_| invalid("text is not UTF-8"))
 }
 
 /// Reads a list of at most `LIMIT` elements.
-pub(crate) fn bounded_list<const LIMIT: usize, T: BorshDeserialize, R: Read>(
+pub fn bounded_list<const LIMIT: usize, T: BorshDeserialize, R: Read>(
     reader: &mut R,
 ) -> borsh::io::Result<Vec<T>> {
     let length = u32::deserialize_reader(reader)? as usize;

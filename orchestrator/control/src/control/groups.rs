@@ -1,0 +1,20 @@
+//! `ChangeGroup`.
+
+use quorate_attest::epoch::EpochLink;
+
+use super::Control;
+use crate::command::Which;
+use crate::outcome::{Answer, Outcome};
+
+impl Control {
+    pub(super) fn change_group(&mut self, which: Which, link: EpochLink) -> Outcome {
+        let epoch = link.config.epoch;
+        let chain = match which {
+            Which::Orchestrators => &mut self.orchestrators,
+            Which::Verifiers => &mut self.verifiers,
+        };
+        chain.advance(link)?;
+        self.put_group(which);
+        Ok(Answer::EpochBegun { which, epoch })
+    }
+}
