@@ -3,23 +3,27 @@
 //! Everything lies below one folder, so that a run can be looked at afterwards:
 //!
 //! ```text
-//! DIR/group.toml  verifier-0.toml ..  host-a.toml ..
+//! DIR/cluster.toml            the nodes and where they listen
+//! DIR/group.toml              the verifiers
+//! DIR/orchestrators.toml      the orchestrators
+//! DIR/orchestrator-0.toml ..  verifier-0.toml ..  host-a.toml ..
 //! DIR/keys/       one key a file, readable by the owner only
 //! DIR/data/NODE/  sign-log, journal, images
 //! DIR/logs/NODE.log
 //! ```
 //!
-//! Verifiers start first, on ports that the system chooses. Hosts must know each other's addresses before they start:
-//! their ports are found by binding port 0 once, and when another process takes one of them in between, all hosts are
-//! configured and started again.
+//! Every node must know where the others listen before it starts, so all ports are chosen before anything is: either given, or
+//! found by binding port 0 once. When another process takes one in between, new ones are chosen and everything starts again.
 //!
 //! # Not promised
 //!
 //! One machine is one point of failure and one owner: such a cluster shows the protocol, it does not add trust.
 
+pub mod command;
 mod files;
 pub mod log;
 mod node;
+pub mod supervisor;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,12 +34,13 @@ use quorate_attest::group::GroupConfig;
 use quorate_attest::key::SecretKey;
 use quorate_verifier::key_file::KeyFileError;
 
-use files::Folder;
+pub use files::{Entry, Folder, Index, NodeRole, Place};
 use node::Launch;
 pub use node::Node;
 use quorate_host::client::hosts::HostPeer;
+use tokio::task::JoinSet;
 
-/// How often all hosts are configured anew because somebody took one of their ports.
+/// How often all nodes are configured anew because somebody took one of their ports.
 const PORT_ATTEMPTS: usize = 5;
 /// Time a node has to end after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -43,6 +48,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// The programs of a cluster.
 #[derive(Clone, Debug)]
 pub struct Programs {
+    /// `quorate-orchestrator`.
+    pub orchestrator: PathBuf,
     /// `quorate-verifier`.
     pub verifier: PathBuf,
     /// `quorate-host`.
@@ -56,9 +63,19 @@ impl Programs {
     pub fn in_folder(folder: &Path) -> Self {
         let program = |name| folder.join(name);
         Self {
+            orchestrator: program("quorate-orchestrator"),
             verifier: program("quorate-verifier"),
             host: program("quorate-host"),
             faulty: program("quorate-faulty"),
+        }
+    }
+
+    /// The program of an honest node.
+    pub fn of(&self, role: NodeRole) -> &Path {
+        match role {
+            NodeRole::Orchestrator => &self.orchestrator,
+            NodeRole::Verifier => &self.verifier,
+            NodeRole::Host => &self.host,
         }
     }
 
@@ -79,6 +96,10 @@ impl Programs {
 pub struct Plan {
     /// Folder of all files.
     pub folder: PathBuf,
+    /// Name of the verifiers' group.
+    pub name: String,
+    /// Number of orchestrators; fewer than a third of them may be Byzantine.
+    pub orchestrators: usize,
     /// Number of verifiers; fewer than a third of them may be Byzantine.
     pub verifiers: usize,
     /// How many of them, the last ones, attest in SAMPLED mode.
@@ -89,6 +110,8 @@ pub struct Plan {
     pub slot_interval_ms: u64,
     /// A migration without progress for this long is given up, milliseconds.
     pub migration_timeout_ms: u64,
+    /// Where nodes listen, by name; the others get free ports of this machine.
+    pub places: BTreeMap<String, Place>,
     /// Conduct of nodes that do not follow the protocol, by node name.
     pub conducts: BTreeMap<String, String>,
     /// The programs.
@@ -96,15 +119,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Four REPLAYED verifiers and the hosts `host-a` and `host-b`, all honest.
+    /// Four orchestrators, four REPLAYED verifiers and the hosts `host-a` and `host-b`, all honest.
     pub fn new(folder: &Path, programs: Programs) -> Self {
         Self {
             folder: folder.to_owned(),
+            name: "demo".into(),
+            orchestrators: 4,
             verifiers: 4,
             sampled: 0,
             hosts: vec!["host-a".into(), "host-b".into()],
             slot_interval_ms: 20,
             migration_timeout_ms: 5000,
+            places: BTreeMap::new(),
             conducts: BTreeMap::new(),
             programs,
         }
@@ -113,6 +139,26 @@ impl Plan {
     /// Name of a verifier.
     pub fn verifier_name(index: usize) -> String {
         format!("verifier-{index}")
+    }
+
+    /// Name of an orchestrator.
+    pub fn orchestrator_name(index: usize) -> String {
+        format!("orchestrator-{index}")
+    }
+
+    /// All nodes with their places, in the order in which they start.
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        let orchestrators =
+            (0..self.orchestrators).map(Self::orchestrator_name).map(|name| (name, NodeRole::Orchestrator));
+        let verifiers = (0..self.verifiers).map(Self::verifier_name).map(|name| (name, NodeRole::Verifier));
+        let hosts = self.hosts.iter().cloned().map(|name| (name, NodeRole::Host));
+        let nodes: Vec<_> = orchestrators.chain(verifiers).chain(hosts).collect();
+        let free = files::free_places(nodes.len())?;
+        let entry = |((name, role), free): ((String, NodeRole), Place)| {
+            let place = self.places.get(&name).copied().unwrap_or(free);
+            Entry { name, role, place }
+        };
+        Ok(nodes.into_iter().zip(free).map(entry).collect())
     }
 }
 
@@ -145,11 +191,25 @@ pub enum ClusterError {
         /// Its log.
         log: PathBuf,
     },
+    /// Another process keeps this cluster running.
+    #[error("{} is kept running by another process", folder.display())]
+    AlreadySupervised {
+        /// The cluster.
+        folder: PathBuf,
+    },
     /// There is no node of that name.
     #[error("there is no node {name}")]
     UnknownNode {
         /// The name.
         name: String,
+    },
+    /// A file of the folder is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The plan makes no group.
     #[error("the plan makes no group: {0}")]
@@ -174,7 +234,8 @@ impl ClusterError {
             Self::ProgramMissing { .. } => "ProgramMissing",
             Self::NodeFailed { .. } => "NodeFailed",
             Self::NotReady { .. } => "PeerTimeout",
-            Self::UnknownNode { .. } => "BadConfig",
+            Self::AlreadySupervised { .. } => "DataDirLocked",
+            Self::UnknownNode { .. } | Self::BadFile { .. } => "BadConfig",
             Self::Group(error) => error.kind(),
             Self::Key(error) => error.kind(),
             Self::Io { .. } => "StorageFailed",
@@ -187,10 +248,23 @@ impl ClusterError {
     }
 }
 
+/// Creates the sign-logs of the nodes that sign. Done once, when the cluster is made and never when it starts: a sign-log that
+/// is missing then was lost, and its node must not begin anew.
+///
+/// # Errors
+/// A program is missing or refuses.
+pub async fn initialise(folder: &Folder, programs: &Programs) -> Result<(), ClusterError> {
+    for entry in folder.index.nodes.iter().filter(|entry| entry.role != NodeRole::Host) {
+        node::initialise(programs.of(entry.role), &folder.config_file(&entry.name), &entry.name).await?;
+    }
+    Ok(())
+}
+
 /// A running cluster. Dropping it kills all its processes.
 #[derive(Debug)]
 pub struct Cluster {
-    plan: Plan,
+    programs: Programs,
+    conducts: BTreeMap<String, String>,
     folder: Folder,
     nodes: BTreeMap<String, Node>,
 }
@@ -201,11 +275,46 @@ impl Cluster {
     /// # Errors
     /// A program is missing or does not start.
     pub async fn start(plan: Plan) -> Result<Self, ClusterError> {
-        let folder = Folder::create(&plan)?;
-        let mut cluster = Self { plan, folder, nodes: BTreeMap::new() };
-        cluster.start_verifiers().await?;
-        cluster.start_hosts().await?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let folder = Folder::create(&plan)?;
+            if attempt == 1 {
+                initialise(&folder, &plan.programs).await?;
+            }
+            match Self::start_folder(folder, plan.programs.clone(), plan.conducts.clone()).await {
+                Err(ClusterError::NodeFailed { tail, .. })
+                    if attempt < PORT_ATTEMPTS && tail.contains("in use") => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Starts all processes of a folder.
+    ///
+    /// # Errors
+    /// A program is missing or does not start.
+    pub async fn start_folder(
+        folder: Folder,
+        programs: Programs,
+        conducts: BTreeMap<String, String>,
+    ) -> Result<Self, ClusterError> {
+        let mut cluster = Self { programs, conducts, folder, nodes: BTreeMap::new() };
+        let mut starting = JoinSet::new();
+        for entry in &cluster.folder.index.nodes {
+            starting.spawn(Node::spawn(cluster.launch(entry)));
+        }
+        while let Some(started) = starting.join_next().await {
+            let node =
+                started.map_err(|error| ClusterError::io("start a node")(io::Error::other(error)))??;
+            cluster.nodes.insert(node.name().to_owned(), node);
+        }
         Ok(cluster)
+    }
+
+    /// The files.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     /// The group.
@@ -225,13 +334,7 @@ impl Cluster {
 
     /// The hosts with their addresses, in the order of the plan.
     pub fn hosts(&self) -> Vec<HostPeer> {
-        let listed = self.folder.group.hosts.iter();
-        listed
-            .filter_map(|host| {
-                let address = self.nodes.get(&host.name)?.listening().messages;
-                Some(HostPeer { name: host.name.clone(), key: host.key, address })
-            })
-            .collect()
+        self.folder.hosts()
     }
 
     /// A node's process.
@@ -254,7 +357,7 @@ impl Cluster {
 
     /// Whether a node has a conduct of its own.
     pub fn is_faulty(&self, name: &str) -> bool {
-        self.plan.conducts.contains_key(name)
+        self.conducts.contains_key(name)
     }
 
     /// A node's log file.
@@ -274,21 +377,21 @@ impl Cluster {
     pub async fn restart(&mut self, name: &str, conduct: Option<&str>) -> Result<(), ClusterError> {
         self.node(name)?.kill().await;
         match conduct {
-            Some(conduct) => self.plan.conducts.insert(name.to_owned(), conduct.to_owned()),
-            None => self.plan.conducts.remove(name),
+            Some(conduct) => self.conducts.insert(name.to_owned(), conduct.to_owned()),
+            None => self.conducts.remove(name),
         };
-        let is_host = self.plan.hosts.iter().any(|host| host == name);
-        let launch = if is_host { self.host_launch(name) } else { self.verifier_launch(name) };
-        let node = Node::spawn(launch).await?;
+        let entry =
+            self.folder.entry(name).ok_or_else(|| ClusterError::UnknownNode { name: name.to_owned() })?;
+        let node = Node::spawn(self.launch(entry)).await?;
         self.nodes.insert(name.to_owned(), node);
         Ok(())
     }
 
     /// Asks all processes to end, hosts first, and kills those that do not.
     pub async fn stop(&mut self) {
-        let hosts = self.plan.hosts.clone();
+        let is_host = |name: &str| self.folder.entry(name).is_some_and(|entry| entry.role == NodeRole::Host);
         let mut order: Vec<_> = self.nodes.iter_mut().collect();
-        order.sort_by_key(|(name, _)| !hosts.contains(name));
+        order.sort_by_key(|(name, _)| !is_host(name));
         for (_, node) in &mut order {
             node.terminate();
         }
@@ -297,76 +400,17 @@ impl Cluster {
         }
     }
 
-    async fn start_verifiers(&mut self) -> Result<(), ClusterError> {
-        for index in 0..self.plan.verifiers {
-            let name = Plan::verifier_name(index);
-            let sampled = index + self.plan.sampled >= self.plan.verifiers;
-            self.folder.write_verifier(&name, sampled, None)?;
-            node::initialise(&self.plan.programs.verifier, &self.folder.config_file(&name), &name).await?;
-            let node = Node::spawn(self.verifier_launch(&name)).await?;
-            // A restarted verifier must be found where the hosts look for it.
-            self.folder.write_verifier(&name, sampled, Some(node.listening().messages))?;
-            self.nodes.insert(name, node);
-        }
-        Ok(())
-    }
-
-    async fn start_hosts(&mut self) -> Result<(), ClusterError> {
-        let addresses = |nodes: &BTreeMap<String, Node>| -> Vec<_> {
-            nodes.iter().map(|(name, node)| (name.clone(), node.listening().messages)).collect()
-        };
-        let verifiers = addresses(&self.nodes);
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            match self.try_hosts(&verifiers).await {
-                Ok(started) => {
-                    self.nodes.extend(started);
-                    return Ok(());
-                }
-                Err(ClusterError::NodeFailed { tail, .. })
-                    if attempt < PORT_ATTEMPTS && tail.contains("in use") => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn try_hosts(
-        &self,
-        verifiers: &[(String, std::net::SocketAddr)],
-    ) -> Result<Vec<(String, Node)>, ClusterError> {
-        let places =
-            files::free_places(self.plan.hosts.len()).map_err(ClusterError::io("find a free port"))?;
-        let hosts: Vec<_> = self.plan.hosts.iter().cloned().zip(places).collect();
-        for (name, place) in &hosts {
-            self.folder.write_host(&self.plan, name, *place, verifiers, &hosts)?;
-        }
-        let mut started = Vec::new();
-        for (name, _) in &hosts {
-            started.push((name.clone(), Node::spawn(self.host_launch(name)).await?));
-        }
-        Ok(started)
-    }
-
-    fn verifier_launch(&self, name: &str) -> Launch {
-        self.launch(name, "verifier", &self.plan.programs.verifier)
-    }
-
-    fn host_launch(&self, name: &str) -> Launch {
-        self.launch(name, "host", &self.plan.programs.host)
-    }
-
-    fn launch(&self, name: &str, role: &str, honest: &Path) -> Launch {
-        let config = self.folder.config_file(name).into_os_string();
-        let (program, mut arguments) = match self.plan.conducts.get(name) {
-            None => (honest, Vec::new()),
+    fn launch(&self, entry: &Entry) -> Launch {
+        let config = self.folder.config_file(&entry.name).into_os_string();
+        let (program, mut arguments) = match self.conducts.get(&entry.name) {
+            None => (self.programs.of(entry.role), Vec::new()),
             Some(conduct) => {
-                let words = [role, "--conduct", conduct];
-                (&*self.plan.programs.faulty, words.iter().map(Into::into).collect())
+                let words = [entry.role.name(), "--conduct", conduct];
+                (&*self.programs.faulty, words.iter().map(Into::into).collect())
             }
         };
         arguments.extend(["--config".into(), config]);
-        let log = self.folder.log_file(name);
-        Launch { name: name.to_owned(), program: program.to_owned(), arguments, log }
+        let log = self.folder.log_file(&entry.name);
+        Launch { name: entry.name.clone(), program: program.to_owned(), arguments, log }
     }
 }

@@ -12,7 +12,9 @@ use quorate_vmm::image::ImageError;
 
 use super::exit;
 use crate::cluster::ClusterError;
+use crate::control_client::ControlError;
 use quorate_host::client::hosts::HostError;
+use quorate_ordering::orderer::OrderError;
 
 /// A failed command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,5 +158,39 @@ impl From<HostError> for Failure {
 impl From<quorate_transport::TransportError> for Failure {
     fn from(error: quorate_transport::TransportError) -> Self {
         Self::new(exit::RETRY, error.kind(), &error)
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        let error = match error {
+            ControlError::Order(error) => return error.into(),
+            ControlError::Host(error) => return error.into(),
+            other => other,
+        };
+        let code = match &error {
+            ControlError::System(_) => exit::RETRY,
+            _ => exit::REFUSED,
+        };
+        let failure = Self::new(code, error.kind(), &error);
+        match error.kind() {
+            "Conflict" => failure.next("see who is first with `quorate vm show` and `quorate log tail`"),
+            "NotAuthorized" => failure.next("use the key of an operator of the orchestrators' group"),
+            _ => failure,
+        }
+    }
+}
+
+impl From<OrderError> for Failure {
+    fn from(error: OrderError) -> Self {
+        order_failure(&error)
+    }
+}
+
+fn order_failure(error: &OrderError) -> Failure {
+    match error {
+        OrderError::QuorumUnreachable { .. } => Failure::new(exit::NO_QUORUM, error.kind(), error)
+            .next("see which nodes answer with `quorate cluster status`, and what was ordered with `quorate log tail`"),
+        _ => Failure::refused(error.kind(), error),
     }
 }

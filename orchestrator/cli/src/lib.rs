@@ -8,13 +8,16 @@
 mod bench;
 pub mod benchmarks;
 pub mod cluster;
+pub mod control_client;
 mod demo;
 mod exit;
 mod failure;
+mod group;
 mod image;
 mod key;
 mod kvm;
 pub mod load;
+mod log;
 mod output;
 mod records;
 mod verify;
@@ -45,6 +48,7 @@ Examples:
   quorate demo --attack list            what a Byzantine party can try
   quorate demo --attack rollback        watch one of them being refused
   quorate verify certificates/          check what a demo left, offline
+  quorate cluster up                    a cluster of your own; then vm create, vm call, vm migrate
   quorate vm run kv --record kv.rec     run a guest alone and record it
   quorate vm replay kv.rec              reach the same digests again
   quorate image check guest.elf         may this file become a machine?
@@ -58,10 +62,16 @@ enum Command {
     Demo(demo::Arguments),
     /// Checks certificates, proofs and chains as files, offline.
     Verify(verify::Arguments),
-    /// Runs, saves, inspects and replays a guest on this machine alone.
+    /// VMs of a cluster; and runs, saves, inspects and replays a guest on this machine alone.
     Vm(vm::Arguments),
+    /// Shows and changes the groups of a cluster.
+    Group(group::Arguments),
+    /// Shows the orchestrators' ordered log, and proves what is in it.
+    Log(log::Arguments),
     /// Examines guest images.
     Image(image::Arguments),
+    /// Makes and runs clusters of orchestrators, verifiers and hosts.
+    Cluster(cluster::command::Arguments),
     /// Makes and shows keys.
     Key(key::Arguments),
     /// Measures what this project costs, each figure against a baseline of the same run.
@@ -92,7 +102,10 @@ fn run(arguments: Arguments) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments, &output),
         Command::Verify(arguments) => verify::run(&arguments, &output),
         Command::Vm(arguments) => vm::run(&arguments, &output),
+        Command::Group(arguments) => group::run(&arguments, &output),
+        Command::Log(arguments) => log::run(&arguments, &output),
         Command::Image(arguments) => image::run(&arguments, &output),
+        Command::Cluster(arguments) => cluster::command::run(&arguments, &output),
         Command::Key(arguments) => key::run(&arguments, &output),
         Command::Bench(arguments) => bench::run(&arguments, &output),
     };

@@ -64,13 +64,20 @@ impl Records {
     }
 
     /// Writes all files; `proven` is the slot that gets an inclusion proof of its own.
-    pub fn write(&self, folder: &Path, group: &GroupConfig, proven: Slot) -> Result<Written, Failure> {
+    pub fn write(
+        &self,
+        folder: &Path,
+        group: &GroupConfig,
+        orchestrators: &GroupConfig,
+        proven: Slot,
+    ) -> Result<Written, Failure> {
         fs::create_dir_all(folder).map_err(|error| storage(folder, error))?;
         let put = |name: &str, bytes: &[u8]| {
             let path = folder.join(name);
             fs::write(&path, bytes).map_err(|error| storage(&path, error))
         };
         put("group.toml", group_file::to_text(group).as_bytes())?;
+        put("orchestrators.toml", group_file::to_text(orchestrators).as_bytes())?;
         put("vm.spec", &self.spec.encoded())?;
         let policy = Policy::text_for_group(group, None).map_err(|error| refuse(&error))?;
         put("policy.txt", policy.as_bytes())?;
@@ -152,12 +159,13 @@ impl Records {
              VM `{vm}`, group `{group_id}`, slots 0 to {last}.\n\n\
              Check everything offline:\n\n    quorate verify .\n\n\
              - `group.toml`: the verifiers, their keys, and how many of them may be Byzantine (f = {f})\n\
+             - `orchestrators.toml`: the orchestrators, whose ordered log grants generations\n\
              - `vm.spec`: the VM's specification; its SHA-256 under the domain `quorate-vm-v1` is the VM's id\n\
              - `policy.txt`: the same quorum as a C2SP tlog-policy\n\
              - `slot-*.cert`: one certificate a slot: memory, registers, inputs and outputs, and who attested them how\n\
              - `generation-*.activation`: who may run the VM from which slot on, and why\n\
              {proof}\n\
-             The files come from the hosts, who are not trusted. What makes them believable is `group.toml`: get it from\n\
+             The files come from the hosts, who are not trusted. What makes them believable are the two group files: get them from\n\
              somebody you trust, and name it with `--group`.\n",
             name = self.spec.name,
             f = group.f,

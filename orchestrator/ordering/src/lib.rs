@@ -6,6 +6,7 @@
 //! gather: a quorum of equal receipts is a certificate; a quorum of signatures on the decision is one that verifiers check
 //! ```
 //!
+//! * [`answers`]: what the answers to questions contain.
 //! * [`protocol`]: the messages, bounded before anything is allocated.
 //! * [`gather`]: pure; from single answers to what a quorum says.
 //! * [`orderer`]: asks all orchestrators side by side and again after a loss.
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod answers;
 pub mod gather;
 pub mod orderer;
 pub mod protocol;

@@ -8,6 +8,7 @@ use quorate_vmm::state_stream::StateStreamError;
 use quorate_vmm::{ExecutionError, MachineError, ReplayError};
 
 use crate::cluster::ClusterError;
+use crate::control_client::ControlError;
 use quorate_host::client::CallError;
 use quorate_host::client::hosts::HostError;
 use quorate_host::vm_thread::VmFailure;
@@ -42,6 +43,9 @@ pub enum BenchError {
     /// A host.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// An order was not carried out.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// A request.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -69,6 +73,7 @@ impl BenchError {
             Self::Transport(error) => error.kind(),
             Self::Cluster(error) => error.kind(),
             Self::Host(error) => error.kind(),
+            Self::Control(error) => error.kind(),
             Self::Call(error) => error.kind(),
             Self::Vm(failure) => &failure.kind,
             Self::System(_) => "SystemRefused",

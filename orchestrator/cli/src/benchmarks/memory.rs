@@ -14,7 +14,7 @@ pub(super) async fn measure(context: &Context) -> Result<Figure, BenchError> {
     let mut scene = Scene::start(context, "memory", 2, memory_mib).await?;
     scene.fill(filled).await?;
     let load = scene.load(context.effort.rate)?;
-    scene.migrate(0, 1).await?;
+    scene.migrate(1).await?;
     finish(load).await?;
     let names = [
         ("host, source", scene.hosts[0].name.clone()),

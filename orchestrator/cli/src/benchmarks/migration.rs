@@ -95,7 +95,7 @@ async fn verified_migrations(
     let mut reports = Vec::new();
     for run in 0..context.effort.migrations {
         progress(&format!("migration {} of {}", run + 1, context.effort.migrations));
-        reports.push(scene.migrate(run % 2, (run + 1) % 2).await?);
+        reports.push(scene.migrate((run + 1) % 2).await?);
     }
     let load = finish(load).await?;
     scene.stop().await?;

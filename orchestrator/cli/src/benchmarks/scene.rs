@@ -13,8 +13,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{BenchError, Context};
 use crate::cluster::{Cluster, Plan};
+use crate::control_client::ControlClient;
 use crate::load::{Load, LoadReport, Plan as LoadPlan, random_key};
-use quorate_host::client::hosts::{HostPeer, Operator};
+use quorate_host::client::hosts::HostPeer;
 use quorate_host::client::{Patience, Target, VmClient};
 use quorate_host::inquiries::fresh;
 use quorate_host::protocol::{Report, Status};
@@ -61,7 +62,7 @@ impl Drop for Scratch {
 /// Four verifiers, two hosts, and a VM on the first of them.
 pub struct Scene {
     pub cluster: Cluster,
-    pub operator: Operator,
+    pub control: ControlClient,
     pub hosts: Vec<HostPeer>,
     pub vm: VmId,
     target: Arc<Target>,
@@ -80,7 +81,7 @@ impl Scene {
         let plan = Plan { sampled, ..Plan::new(&folder, context.programs.clone()) };
         let cluster = Cluster::start(plan).await?;
         let hosts = cluster.hosts();
-        let operator = Operator::new(cluster.operator(), hosts.clone())?;
+        let control = ControlClient::of_folder(cluster.folder())?;
         let first = hosts.first().ok_or_else(|| BenchError::unexpected("the cluster has no host"))?;
         let spec = VmSpec {
             name: name.into(),
@@ -93,8 +94,8 @@ impl Scene {
             nonce: Nonce::from_bytes(fresh()?),
         };
         let target = Arc::new(Target::new(Arc::new(cluster.group().clone()), spec.clone(), hosts.clone()));
-        let scene = Self { cluster, operator, hosts, vm: spec.id(), target, folder };
-        scene.operator.start(0, spec, KV.elf.to_vec()).await?;
+        let scene = Self { cluster, control, hosts, vm: spec.id(), target, folder };
+        scene.control.create(spec, KV.elf.to_vec()).await?;
         scene.certified(0, Slot(0)).await?;
         Ok(scene)
     }
@@ -119,7 +120,7 @@ impl Scene {
 
     /// What a host is doing.
     pub async fn status(&self, host: usize) -> Result<Status, BenchError> {
-        Ok(self.operator.status(host).await?)
+        Ok(self.control.operator().status(host).await?)
     }
 
     /// Waits until a slot at or after `slot` is certified on a host.
@@ -140,9 +141,9 @@ impl Scene {
     }
 
     /// Moves the VM and waits until the new host has a certified slot of its own.
-    pub async fn migrate(&self, source: usize, destination: usize) -> Result<Report, BenchError> {
+    pub async fn migrate(&self, destination: usize) -> Result<Report, BenchError> {
         let key = self.hosts[destination].key;
-        let report = self.operator.migrate(source, self.vm, key, MIGRATION_TIMEOUT_MS, |_| {}).await?;
+        let report = self.control.migrate(self.vm, key, MIGRATION_TIMEOUT_MS, |_| {}).await?;
         if report.result != "activated" {
             let why = report.refused.map_or_else(String::new, |r| format!("{}: {}", r.kind, r.detail));
             return Err(BenchError::Unexpected(format!("a migration was {}: {why}", report.result)));
@@ -153,7 +154,7 @@ impl Scene {
 
     /// Ends all processes and removes their files.
     pub async fn stop(mut self) -> Result<(), BenchError> {
-        self.operator.close().await;
+        self.control.close().await;
         self.cluster.stop().await;
         Ok(std::fs::remove_dir_all(&self.folder)?)
     }

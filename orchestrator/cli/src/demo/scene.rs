@@ -21,8 +21,8 @@ use super::attacks::{Attack, Byzantine, Outcome};
 use super::progress::Progress;
 use super::refusals::{self, Refusals};
 use crate::cluster::{Cluster, Plan, Programs};
+use crate::control_client::ControlClient;
 use crate::load::{Load, LoadReport, Plan as LoadPlan, random_key};
-use quorate_host::client::hosts::Operator;
 use quorate_host::client::{Patience, Target, VmClient};
 use quorate_host::clock::monotonic_ns;
 use quorate_host::protocol::{Report, Status};
@@ -185,7 +185,7 @@ struct Scene<'a> {
     folder: &'a Path,
     progress: &'a Progress,
     cluster: &'a Cluster,
-    operator: Operator,
+    control: ControlClient,
     target: Arc<Target>,
 }
 
@@ -198,7 +198,7 @@ impl<'a> Scene<'a> {
         cluster: &'a Cluster,
     ) -> Result<Self, Failure> {
         let hosts = cluster.hosts();
-        let operator = Operator::new(cluster.operator(), hosts.clone())?;
+        let control = ControlClient::of_folder(cluster.folder())?;
         let mut nonce = [0; Nonce::LENGTH];
         getrandom::fill(&mut nonce).map_err(|error| Failure::new(exit::RETRY, "ResourceExhausted", error))?;
         let host = hosts.first().map(|host| host.key);
@@ -215,7 +215,7 @@ impl<'a> Scene<'a> {
             nonce: Nonce::from_bytes(nonce),
         };
         let target = Arc::new(Target::new(Arc::new(cluster.group().clone()), spec, hosts));
-        Ok(Self { arguments, attack, folder, progress, cluster, operator, target })
+        Ok(Self { arguments, attack, folder, progress, cluster, control, target })
     }
 
     async fn play(self) -> Result<Shown, Failure> {
@@ -256,10 +256,10 @@ impl<'a> Scene<'a> {
     /// Starts the VM and waits for its first certificate.
     async fn boot(&self) -> Result<(), Failure> {
         self.progress.phase("booting the guest under KVM");
-        self.operator.start(0, self.target.spec().clone(), KV.elf.to_vec()).await?;
+        self.control.create(self.target.spec().clone(), KV.elf.to_vec()).await?;
         let deadline = Instant::now() + BOOT_LIMIT;
         loop {
-            let status = self.operator.status(0).await?;
+            let status = self.control.operator().status(0).await?;
             if status.certified.is_some_and(|slot| slot >= Slot(1)) {
                 return Ok(());
             }
@@ -323,7 +323,7 @@ impl<'a> Scene<'a> {
         let destination =
             destination.ok_or_else(|| Failure::new(exit::CONFIGURATION, "BadConfig", "a single host"))?;
         let (vm, timeout) = (self.target.vm(), self.arguments.timeout);
-        let report = self.operator.migrate(0, vm, destination, timeout, |step| {
+        let report = self.control.migrate(vm, destination, timeout, |step| {
             let part = match step.total {
                 0 => String::new(),
                 total => format!(" {} of {}", bytes(step.done), bytes(total)),
@@ -373,7 +373,7 @@ impl<'a> Scene<'a> {
     async fn statuses(&self) -> Vec<(String, Option<Status>)> {
         let mut statuses = Vec::new();
         for (index, host) in self.target.hosts().iter().enumerate() {
-            statuses.push((host.name.clone(), self.operator.status(index).await.ok()));
+            statuses.push((host.name.clone(), self.control.operator().status(index).await.ok()));
         }
         statuses
     }
@@ -391,13 +391,14 @@ impl<'a> Scene<'a> {
         let mut order: Vec<usize> = (0..self.target.hosts().len()).collect();
         order.sort_by_key(|host| !serving.contains(&self.target.hosts()[*host].name));
         for host in order {
-            if let Ok(told) = self.operator.export(host, Slot(0)).await {
+            if let Ok(told) = self.control.operator().export(host, Slot(0)).await {
                 records.add(told);
             }
         }
         let group = self.cluster.group();
         let certificates = self.folder.join("certificates");
-        let written = records.write(&certificates, group, report.slot)?;
+        let written =
+            records.write(&certificates, group, &self.cluster.folder().orchestrators, report.slot)?;
         let conflict = refusals::conflict(self.cluster, &self.target, group);
         let conflict = conflict.map(|(pair, both)| {
             let names = both.iter().map(|index| Plan::verifier_name(usize::from(*index))).collect();
@@ -410,7 +411,7 @@ impl<'a> Scene<'a> {
             (sum.0 + counted.replayed, sum.1 + counted.sampled)
         };
         let attestations = records.slots.values().map(|slot| slot.count()).fold((0, 0), count);
-        self.operator.close().await;
+        self.control.close().await;
         let names = self.cluster.node_names().into_iter();
         Ok(Shown {
             attack: self.attack,

@@ -171,7 +171,7 @@ fn check_host(
         };
         let expected = group.expect(next.vm, Kind::ACTIVATE);
         certificate
-            .verify(group, &expected, Some(&host))
+            .verify(group, &expected, trust.orchestrators.as_ref())
             .map_err(|error| (error.kind(), error.to_string()))?;
         (generation, host) = (after, certificate.activation.host);
     }

@@ -5,7 +5,7 @@ use quorate_attest::group::GroupConfig;
 use quorate_attest::id::to_hex;
 use quorate_attest::key::PublicKey;
 use quorate_attest::statement::{Kind, Statement};
-use quorate_attest::vm::{ActivationCertificate, Cause, Mode, SlotBody, SlotCertificate};
+use quorate_attest::vm::{ActivationCertificate, Mode, SlotBody, SlotCertificate};
 use serde_json::{Value, json};
 
 use super::super::output::short;
@@ -50,10 +50,7 @@ pub fn activation(certificate: &ActivationCertificate, group: &GroupConfig) -> V
         "generation": activation.generation, "slot": activation.slot, "statement": activation.statement,
         "host": activation.host, "host_name": host_name(group, &activation.host),
         "instance": activation.instance, "cause": activation.cause,
-        "cause_kind": match &certificate.cause {
-            Cause::Relinquish(_) => "relinquish",
-            Cause::Recovery(_) => "recovery",
-        },
+        "grant": {"log_index": certificate.grant.decision.index, "operation": certificate.grant.decision.operation.to_string()},
     });
     value["signers"] = json!(verifier_names(group, signers));
     value

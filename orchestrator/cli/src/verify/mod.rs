@@ -47,6 +47,9 @@ pub struct Arguments {
     /// The group that is expected (TOML). Default: group.toml beside the first path.
     #[arg(long, value_name = "FILE")]
     group: Option<PathBuf>,
+    /// The orchestrators whose grants count (TOML). Default: orchestrators.toml beside the first path.
+    #[arg(long, value_name = "FILE")]
+    orchestrators: Option<PathBuf>,
     /// The VM that is expected. Default: the one of vm.spec beside the first path.
     #[arg(long, value_name = "ID")]
     vm: Option<String>,

@@ -8,16 +8,16 @@ use quorate_attest::cosignature;
 use quorate_attest::encoding::Bounded;
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::{
-    CpuDigest, DeviceDigest, Epoch, Generation, ImageDigest, InputRoot, Nonce, OutputRoot, PageRoot,
-    PlatformClass, Slot, StatementDigest,
+    CpuDigest, DeviceDigest, Epoch, Generation, ImageDigest, InputRoot, Nonce, OperationId, OutputRoot,
+    PageRoot, PlatformClass, Slot, StatementDigest,
 };
-use quorate_attest::key::{SecretKey, Signature};
+use quorate_attest::key::SecretKey;
 use quorate_attest::merkle::{Frontier, Sha256Tree, TreeHash};
 use quorate_attest::note::Note;
 use quorate_attest::vm::{
-    Activation, ActivationCertificate, ActivationTally, Attestation, Cause, ConflictingCertificates,
-    InputPolicy, MACHINE_VERSION, Mode, OutputPolicy, Relinquish, SlotBody, SlotCertificate, SlotStatement,
-    Tally, VmSpec, head_checkpoint, statement_leaf,
+    Action, Activation, ActivationCertificate, ActivationTally, Attestation, ConflictingCertificates,
+    Decision, DecisionTally, InputPolicy, MACHINE_VERSION, Mode, OutputPolicy, SlotBody, SlotCertificate,
+    SlotStatement, Tally, VmSpec, head_checkpoint, statement_leaf,
 };
 use quorate_guest_images::KV;
 use quorate_verifier::config::group_file;
@@ -62,6 +62,7 @@ fn key(role: u8, number: u8) -> SecretKey {
 
 struct World {
     group: GroupConfig,
+    orchestrators: GroupConfig,
     spec: VmSpec,
     mode: Mode,
 }
@@ -95,7 +96,15 @@ impl World {
             host: key(4, 0).public(),
             nonce: Nonce::from_bytes([7; 16]),
         };
-        Self { group, spec, mode }
+        let orchestrator = |index: u8| Member {
+            name: format!("orchestrator-{index}"),
+            vote_key: key(6, index).public(),
+            cosigner_key: key(7, index).public(),
+            transport_key: key(8, index).public(),
+        };
+        let members = (0..4).map(orchestrator).collect();
+        let orchestrators = GroupConfig { name: "order".into(), members, ..group.clone() };
+        Self { group, orchestrators, spec, mode }
     }
 
     fn genesis(&self) -> SlotStatement {
@@ -173,20 +182,24 @@ impl World {
 
     fn activation(&self, chain: &[SlotStatement]) -> ActivationCertificate {
         let last = &chain[MOVED_AT as usize];
-        let relinquish = Relinquish {
+        let decision = Decision {
+            group: self.orchestrators.id(),
+            epoch: self.orchestrators.epoch,
             vm: last.vm,
-            group: last.group,
-            epoch: last.epoch,
-            generation: Generation(0),
-            slot: last.slot,
-            statement: last.digest(),
-            successor: key(4, 1).public(),
-            signature: Signature::NONE,
+            generation: Generation(1),
+            operation: OperationId::from_bytes([9; 32]),
+            index: 4,
+            action: Action::Grant { slot: last.slot, statement: last.digest(), host: key(4, 1).public() },
         };
-        let cause = Cause::Relinquish(relinquish.signed(&key(4, 0)));
+        let mut granted = DecisionTally::new(&self.orchestrators, decision.clone()).unwrap();
+        for orchestrator in 0..3u16 {
+            granted.add(orchestrator, decision.sign(&key(6, orchestrator as u8))).unwrap();
+        }
         let instance = Nonce::from_bytes([3; 16]);
-        let activation = Activation::of(&cause, self.group.id(), self.group.epoch, instance).unwrap();
-        let mut tally = ActivationTally::new(&self.group, activation.clone(), cause).unwrap();
+        let grant = granted.certificate().unwrap();
+        let activation =
+            Activation::of(&grant.decision, self.group.id(), self.group.epoch, instance).unwrap();
+        let mut tally = ActivationTally::new(&self.group, activation.clone(), grant).unwrap();
         for verifier in 0..3u16 {
             tally.add(verifier, activation.sign(&key(1, verifier as u8))).unwrap();
         }
@@ -217,7 +230,7 @@ impl World {
             activations: vec![self.activation(&chain)],
             cosignatures: self.cosignatures(&chain),
         });
-        let written = records.write(folder, &self.group, Slot(MOVED_AT)).unwrap();
+        let written = records.write(folder, &self.group, &self.orchestrators, Slot(MOVED_AT)).unwrap();
         assert!(written.head && written.slots as u64 == LAST + 1, "{written:?}");
     }
 }

@@ -24,6 +24,8 @@ use super::material::read_bytes;
 pub struct Trust {
     /// The group, where it is known.
     pub group: Option<GroupConfig>,
+    /// The orchestrators' group, where it is known: it grants generations.
+    pub orchestrators: Option<GroupConfig>,
     /// The VM, where it is known.
     pub vm: Option<VmId>,
     /// Its specification, where it is known.
@@ -59,6 +61,8 @@ impl Trust {
             })
         };
         let group = find(&arguments.group, "group.toml").map(|path| group_file::read(&path)).transpose()?;
+        let orchestrators = find(&arguments.orchestrators, "orchestrators.toml");
+        let orchestrators = orchestrators.map(|path| group_file::read(&path)).transpose()?;
         let spec = find(&None, "vm.spec").map(|path| read_spec(&path)).transpose()?;
         let policy = find(&arguments.policy, "policy.txt").map(|path| read_policy(&path)).transpose()?;
         let policy = match (policy, &group) {
@@ -70,7 +74,7 @@ impl Trust {
         let statement = arguments.statement.as_deref().map(read_bytes).transpose()?;
         let weakest = if arguments.replayed_only { Kind::SLOT_REPLAYED } else { Kind::SLOT_SAMPLED };
         let (age, slot_min) = (arguments.not_older_than, arguments.min_slot);
-        Ok(Self { group, vm, spec, image, policy, statement, weakest, age, slot_min, sources })
+        Ok(Self { group, orchestrators, vm, spec, image, policy, statement, weakest, age, slot_min, sources })
     }
 
     /// The group, or how to name one.

@@ -1,9 +1,10 @@
-//! `quorate vm`: one guest on this machine alone, without verifiers.
+//! `quorate vm`: VMs of a cluster, and single guests on this machine alone, without verifiers.
 
 mod checkpoint;
 mod drive;
 mod inputs;
 mod inspect;
+pub mod managed;
 mod recording;
 mod replay;
 mod run;
@@ -16,10 +17,16 @@ use quorate_vmm::Image;
 use super::failure::Failure;
 use super::output::Output;
 
-/// Runs, saves, inspects and replays a guest on this machine alone.
+/// VMs of a cluster; and runs, saves, inspects and replays a guest on this machine alone.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Examples:
+Examples, with a cluster (`quorate cluster up`):
+  quorate vm create web --image kv --memory 64
+  quorate vm call web put greeting hello
+  quorate vm migrate web --to host-b
+  quorate vm recover web --host host-b           its host is gone
+
+Examples, alone:
   quorate vm run kv --record kv.rec --checkpoint kv.ckpt
   quorate vm replay kv.rec                       the same digests, in another process
   quorate vm run stress --requests 500 --checkpoint base.ckpt --checkpoint next.ckpt
@@ -34,6 +41,8 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Managed(managed::Command),
     /// Boots a guest, feeds it inputs, and measures it at every slot.
     Run(run::Arguments),
     /// Continues a guest from a checkpoint and writes the next one.
@@ -51,6 +60,7 @@ enum Command {
 /// Runs the command.
 pub fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
     match &arguments.command {
+        Command::Managed(command) => managed::run(command, output),
         Command::Run(arguments) => run::run(arguments, output),
         Command::Checkpoint(arguments) => checkpoint::run(arguments, output),
         Command::Inspect { files } => inspect::run(files, output),
