@@ -49,6 +49,8 @@ pub enum Step {
     HandoverReceived,
     /// Destination: the handover is durable.
     HandoverDurable,
+    /// Destination: the log granted it the generation.
+    Granted,
     /// Destination: votes are about to be asked for.
     VotesRequested,
     /// Destination: a quorum voted, the certificate is not durable yet.
@@ -61,7 +63,7 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order of a migration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::SlotCut,
         Self::SlotDurable,
         Self::OfferSent,
@@ -75,6 +77,7 @@ impl Step {
         Self::SlotReplayed,
         Self::HandoverReceived,
         Self::HandoverDurable,
+        Self::Granted,
         Self::VotesRequested,
         Self::Elected,
         Self::GenerationDurable,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use quorate_attest::group::GroupConfig;
 use quorate_attest::key::SecretKey;
-use quorate_verifier::config::{LogFormat, group_file};
+use quorate_ordering::orderer::OrchestratorPeer;
+use quorate_verifier::config::{LogFormat, group_file, read_orchestrators, shared_key};
 use quorate_verifier::key_file;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub key_file: PathBuf,
     /// The verifier group with the hosts and operators it knows.
     pub group_file: PathBuf,
+    /// The orchestrators' group, whose decisions this host obeys.
+    pub orchestrators_file: PathBuf,
     /// UDP address for messages; port 0 takes any.
     pub listen: SocketAddr,
     /// TCP address from which state is pulled; port 0 takes any.
@@ -34,8 +37,13 @@ pub struct Config {
     /// A migration without progress for this long is given up, milliseconds.
     #[serde(default = "default_migration_timeout_ms")]
     pub migration_timeout_ms: u64,
+    /// The newest certified slot is published in the log when it is newer and so much time has passed, milliseconds.
+    #[serde(default = "default_head_interval_ms")]
+    pub head_interval_ms: u64,
     /// Addresses of the verifiers, by name.
     pub verifiers: Vec<Address>,
+    /// Addresses of the orchestrators, by name.
+    pub orchestrators: Vec<Address>,
     /// Addresses of other hosts, by name.
     #[serde(default)]
     pub hosts: Vec<Address>,
@@ -61,10 +69,14 @@ pub struct Loaded {
     pub config: Config,
     /// The group.
     pub group: Arc<GroupConfig>,
+    /// The orchestrators' group.
+    pub orchestrators: Arc<GroupConfig>,
     /// This host's key.
     pub key: SecretKey,
     /// The verifiers with addresses.
     pub verifiers: Vec<VerifierPeer>,
+    /// The orchestrators with addresses.
+    pub orchestrator_peers: Vec<OrchestratorPeer>,
 }
 
 /// One thing wrong with a configuration.
@@ -85,6 +97,10 @@ fn default_migration_timeout_ms() -> u64 {
     5000
 }
 
+fn default_head_interval_ms() -> u64 {
+    5000
+}
+
 impl Config {
     /// Reads the file.
     ///
@@ -95,7 +111,13 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|e| fail(format!("{}: {e}", path.display())))?;
         let mut config: Self = toml::from_str(&text).map_err(|e| fail(format!("{}: {e}", path.display())))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        for file in [&mut config.key_file, &mut config.group_file, &mut config.data_dir] {
+        let files = [
+            &mut config.key_file,
+            &mut config.group_file,
+            &mut config.orchestrators_file,
+            &mut config.data_dir,
+        ];
+        for file in files {
             *file = base.join(&*file);
         }
         Ok(config)
@@ -110,10 +132,19 @@ impl Config {
         let group = group_file::read(&self.group_file)
             .map_err(|e| problems.push(Problem { key: "group_file", text: e.to_string() }))
             .ok();
+        let orchestrators = read_orchestrators(&self.orchestrators_file)
+            .map_err(|e| problems.push(Problem { key: "orchestrators_file", text: e.text }))
+            .ok();
         let key = key_file::read(&self.key_file)
             .map_err(|e| problems.push(Problem { key: "key_file", text: e.to_string() }))
             .ok();
-        let (Some(group), Some(key)) = (group, key) else { return Err(problems) };
+        let (Some(group), Some(orchestrators), Some(key)) = (group, orchestrators, key) else {
+            return Err(problems);
+        };
+        if let Some(shared) = shared_key(&group, &orchestrators) {
+            let text = format!("{shared} is a key of {} and of {}", group.name, orchestrators.name);
+            problems.push(Problem { key: "orchestrators_file", text });
+        }
         if !group.hosts.iter().any(|host| host.name == self.name && host.key == key.public()) {
             let text = format!("group {} lists no host {} with key {}", group.name, self.name, key.public());
             problems.push(Problem { key: "name", text });
@@ -130,13 +161,27 @@ impl Config {
                 }),
             }
         }
+        let address_of = |name: &str| {
+            self.orchestrators.iter().find(|address| address.name == name).map(|address| address.address)
+        };
+        let orchestrator_peers = OrchestratorPeer::of_group(&orchestrators, address_of);
+        if let Err(name) = &orchestrator_peers {
+            let text = format!("no address for member {name} of group {}", orchestrators.name);
+            problems.push(Problem { key: "orchestrators", text });
+        }
         if self.slot_interval_ms == 0 || self.slot_interval_ms > 60_000 {
             problems.push(Problem { key: "slot_interval_ms", text: "must be 1 to 60000".into() });
         }
-        if problems.is_empty() {
-            Ok(Loaded { config: self, group: Arc::new(group), key, verifiers })
-        } else {
-            Err(problems)
+        match orchestrator_peers {
+            Ok(orchestrator_peers) if problems.is_empty() => Ok(Loaded {
+                config: self,
+                group: Arc::new(group),
+                orchestrators: Arc::new(orchestrators),
+                key,
+                verifiers,
+                orchestrator_peers,
+            }),
+            _ => Err(problems),
         }
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use quorate_attest::group::GroupConfig;
 use quorate_attest::id::{Generation, Nonce, VmId};
 use quorate_attest::vm::{
-    Activation, ActivationCertificate, ActivationTally, Cause, HeadAnswer, SlotCertificate, SlotStatement,
+    Activation, ActivationCertificate, ActivationTally, DecisionCertificate, HeadAnswer, Relinquish,
+    SlotCertificate, SlotStatement,
 };
 use quorate_verifier::protocol::{Activate, FromVerifier, HeadQuery, Refused, ToVerifier};
 use tokio::task::JoinSet;
@@ -124,7 +125,7 @@ pub async fn elect(
     group: &GroupConfig,
     question: Activate,
 ) -> Result<ActivationCertificate, InquiryError> {
-    let mut tally = ActivationTally::new(group, question.activation.clone(), question.cause.clone())
+    let mut tally = ActivationTally::new(group, question.activation.clone(), question.grant.clone())
         .map_err(|error| {
             InquiryError::Refused(Refused { kind: error.kind().to_owned(), detail: error.to_string() })
         })?;
@@ -161,12 +162,12 @@ pub async fn elect(
 }
 
 /// The newest generation that a quorum of verifiers shows to have been activated, if it is above `generation`.
-/// `cause_of` supplies the cause of an activation where this host knows it.
+/// `grants` are those that this host knows: with the one of the activation, its votes make a certificate.
 pub fn superseding(
     heads: &[HeadAnswer],
     group: &GroupConfig,
     generation: Generation,
-    cause_of: impl Fn(&Activation) -> Option<Cause>,
+    grants: &[DecisionCertificate],
 ) -> Option<Superseded> {
     let candidates =
         heads.iter().filter_map(|head| head.vote.clone()).filter(|vote| vote.generation > generation);
@@ -183,8 +184,9 @@ pub fn superseding(
         if (votes.len() as u64) < need {
             continue;
         }
-        let certificate = cause_of(&candidate).and_then(|cause| {
-            let mut tally = ActivationTally::new(group, candidate.clone(), cause).ok()?;
+        let grant = grants.iter().find(|grant| grant.decision.digest() == candidate.cause).cloned();
+        let certificate = grant.and_then(|grant| {
+            let mut tally = ActivationTally::new(group, candidate.clone(), grant).ok()?;
             for (verifier, signature) in votes {
                 tally.add(verifier, signature).ok()?;
             }
@@ -200,58 +202,30 @@ pub fn superseding(
 pub struct Superseded {
     /// What the quorum voted for.
     pub activation: Activation,
-    /// The votes as a certificate, where the cause is known here.
+    /// The votes as a certificate, where the grant is known here.
     pub certificate: Option<ActivationCertificate>,
 }
 
-/// Who runs the VM after a handover whose end this host did not see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// A quorum activated somebody else.
-    Superseded(Superseded),
-    /// A quorum activated this host.
-    Mine(ActivationCertificate),
-    /// Nobody has a quorum yet.
-    Undecided(InquiryError),
-}
-
-/// Finds out whether the destination was activated, and competes for the next generation if it was not.
-pub async fn reclaim(
+/// Finds out whether a quorum activated a generation above `generation`.
+pub async fn who_runs(
     askers: Vec<Asker>,
     group: Arc<GroupConfig>,
-    given_away: Cause,
-    mine: Activate,
-) -> Verdict {
-    let vm = mine.activation.vm;
-    let Some(before) = mine.activation.generation.0.checked_sub(1).map(Generation) else {
-        return Verdict::Undecided(InquiryError::QuorumUnreachable);
-    };
+    vm: VmId,
+    generation: Generation,
+    grants: Vec<DecisionCertificate>,
+) -> Option<Superseded> {
     let heads = collect_heads(&askers, &group, vm).await;
-    let causes = [given_away, mine.cause.clone()];
-    let cause_of =
-        |activation: &Activation| causes.iter().find(|cause| cause.digest() == activation.cause).cloned();
-    if let Some(superseded) = superseding(&heads, &group, before, cause_of) {
-        // A quorum may have voted for this very host before it was restarted.
-        return match superseded.certificate {
-            Some(certificate) if certificate.activation.host == mine.activation.host => {
-                Verdict::Mine(certificate)
-            }
-            _ => Verdict::Superseded(superseded),
-        };
-    }
-    match elect(&askers, &group, mine).await {
-        Ok(certificate) => Verdict::Mine(certificate),
-        Err(error) => Verdict::Undecided(error),
-    }
+    superseding(&heads, &group, generation, &grants)
 }
 
-/// The certificate a host shows when it asks for votes.
+/// What a host shows when it asks for votes for itself. `relinquish` fences the host before even if the vote is refused.
 pub fn activate_question(
     group: &GroupConfig,
-    cause: Cause,
+    grant: DecisionCertificate,
+    relinquish: Option<Relinquish>,
     certificate: SlotCertificate,
     instance: Nonce,
 ) -> Option<Activate> {
-    let activation = Activation::of(&cause, group.id(), group.epoch, instance)?;
-    Some(Activate { activation, cause, certificate })
+    let activation = Activation::of(&grant.decision, group.id(), group.epoch, instance)?;
+    Some(Activate { activation, grant, relinquish, certificate })
 }

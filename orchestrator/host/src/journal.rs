@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_attest::encoding::{from_bytes, to_bytes};
-use quorate_attest::id::{Nonce, Slot};
+use quorate_attest::id::{Nonce, OperationId, Slot};
 use quorate_attest::merkle::{Frontier, Sha256Tree};
-use quorate_attest::vm::{ActivationCertificate, Relinquish, SlotCertificate, SlotStatement, VmSpec};
+use quorate_attest::vm::{
+    ActivationCertificate, DecisionCertificate, Relinquish, SlotCertificate, SlotStatement, VmSpec,
+};
 use quorate_verifier::protocol::{IMAGE_BYTES_MAX, Propose, Register};
 use quorate_verifier::sign_log::{DataDir, Entry, FileStorage, PAYLOAD_BYTES_MAX, SignLog, SignLogError};
 
@@ -33,13 +35,20 @@ pub enum Record {
     /// A slot ended here or was followed here.
     Slot(Propose),
     /// The VM was given away.
-    Relinquished(Relinquish),
+    Relinquished {
+        /// This host's signed word.
+        relinquish: Relinquish,
+        /// Operation that began the migration.
+        migration: OperationId,
+    },
     /// The VM was given to this host, which is about to ask for votes for `instance`.
     Handover {
         /// The source's signed word.
         relinquish: Relinquish,
         /// Certificate of the slot before.
         before: SlotCertificate,
+        /// The order that the migration follows.
+        order: DecisionCertificate,
         /// Identity of the instance that will be activated.
         instance: Nonce,
     },
@@ -71,14 +80,27 @@ pub struct History {
     pub base: Option<Base>,
     /// Its slots after the base, in order.
     pub slots: Vec<Propose>,
-    /// The newest relinquishment.
-    pub relinquished: Option<Relinquish>,
+    /// The newest relinquishment, with the operation that began its migration.
+    pub relinquished: Option<(Relinquish, OperationId)>,
     /// The newest handover to this host.
-    pub handover: Option<(Relinquish, SlotCertificate, Nonce)>,
+    pub handover: Option<Handed>,
     /// The newest generation.
     pub generation: Option<ActivationCertificate>,
     /// All generations.
     pub generations: Vec<ActivationCertificate>,
+}
+
+/// A handover to this host.
+#[derive(Clone, Debug)]
+pub struct Handed {
+    /// The source's signed word.
+    pub relinquish: Relinquish,
+    /// Certificate of the slot before.
+    pub before: SlotCertificate,
+    /// The order that the migration follows.
+    pub order: DecisionCertificate,
+    /// Identity of the instance that is to be activated.
+    pub instance: Nonce,
 }
 
 /// The open journal of a host.
@@ -191,9 +213,11 @@ impl History {
                 self.base = Some(base);
             }
             Record::Slot(propose) => self.slots.push(propose),
-            Record::Relinquished(relinquish) => self.relinquished = Some(relinquish),
-            Record::Handover { relinquish, before, instance } => {
-                self.handover = Some((relinquish, before, instance))
+            Record::Relinquished { relinquish, migration } => {
+                self.relinquished = Some((relinquish, migration));
+            }
+            Record::Handover { relinquish, before, order, instance } => {
+                self.handover = Some(Handed { relinquish, before, order, instance });
             }
             Record::Generation(certificate) => {
                 self.generations.push(certificate.clone());

@@ -4,6 +4,7 @@
 //! ```text
 //! migration/   pure: source and destination of a live migration, freshness of heads
 //! certify      pure: votes to certificates, certificates to released outputs
+//! ordering     what the ordered log is asked and told
 //! agent/       performs their effects: VM thread, journal, links to verifiers, exchanges
 //! client/      calls a VM and believes only certified answers
 //! ```
@@ -22,6 +23,7 @@ pub mod journal;
 pub mod link;
 pub mod mailbox;
 pub mod migration;
+pub mod ordering;
 pub mod process;
 pub mod protocol;
 mod pull;
@@ -112,6 +114,8 @@ fn directory(loaded: &Loaded) -> Members {
     let verifiers = group.members.iter().map(|member| (member.transport_key, Role::Verifier));
     let hosts = group.hosts.iter().map(|host| (host.key, Role::Host));
     let operators = group.operators.iter().map(|key| (*key, Role::Operator));
-    let members = verifiers.chain(hosts).chain(operators);
+    let orchestrators =
+        loaded.orchestrators.members.iter().map(|member| (member.transport_key, Role::Orchestrator));
+    let members = verifiers.chain(hosts).chain(operators).chain(orchestrators);
     members.fold(Members::new(), |members, (key, role)| members.with(key, role)).with_any_client()
 }

@@ -12,10 +12,9 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_attest::encoding::Bounded;
 use quorate_attest::id::{Generation, Slot, VmId};
-use quorate_attest::key::PublicKey;
 use quorate_attest::merkle::{Frontier, Sha256Tree};
 use quorate_attest::vm::{
-    ActivationCertificate, Recovery, Refusal, Relinquish, SlotCertificate, SlotStatement, VmSpec,
+    ActivationCertificate, DecisionCertificate, Refusal, Relinquish, SlotCertificate, SlotStatement, VmSpec,
 };
 use quorate_transport::wire_enum;
 use quorate_verifier::protocol::{
@@ -80,10 +79,8 @@ pub struct Start {
 /// Asks the source to move its VM.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Migrate {
-    /// The VM.
-    pub vm: VmId,
-    /// The host that is to run it.
-    pub destination: PublicKey,
+    /// What the orchestrators decided: which VM moves from this host, where to, and as which generation.
+    pub order: DecisionCertificate,
     /// Give up and run on after this long without progress, milliseconds.
     pub timeout_ms: u32,
 }
@@ -203,6 +200,8 @@ pub struct Exported {
 /// Offers a VM to a destination.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Offer {
+    /// What the orchestrators decided: that the VM moves from the source to this destination.
+    pub order: DecisionCertificate,
     /// What the VM is.
     pub spec: VmSpec,
     /// The guest ELF.
@@ -289,11 +288,11 @@ wire_enum! {
         /// An operator asks what the host does.
         3 => Status(StatusQuery) <= 16,
         /// An operator moves the VM.
-        4 => Migrate(Migrate) <= 256,
+        4 => Migrate(Migrate) <= DecisionCertificate::LIMIT + 16,
         /// An operator fetches certificates.
         5 => Export(Export) <= 16,
-        /// An operator orders this host to take the VM up.
-        6 => Recover(Recovery) <= 4096,
+        /// An operator shows this host the grant to take the VM up.
+        6 => Recover(DecisionCertificate) <= DecisionCertificate::LIMIT,
         /// A source offers its VM.
         16 => Offer(Offer) <= IMAGE_BYTES_MAX + 65_536 + HISTORY_STATEMENTS_MAX * SlotStatement::LIMIT,
         /// A source forwards a slot.

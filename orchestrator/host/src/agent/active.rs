@@ -11,6 +11,7 @@ use quorate_verifier::protocol::Propose;
 use tokio::sync::mpsc;
 
 use super::{Agent, Event, Fatal};
+use crate::clock::monotonic_ms;
 use crate::conduct::Step;
 use crate::journal::{Base, History, Record};
 use crate::link::{LinkEvent, LinkedVm};
@@ -233,6 +234,22 @@ impl Agent {
             ..History::default()
         };
         Ok(tokio::task::block_in_place(|| self.journal.shorten(&history))?)
+    }
+
+    /// Tells the log the newest certified slot, now and then: whoever looks there finds a recent one.
+    pub(super) fn publish_head(&mut self) {
+        let (published, at_ms) = self.published;
+        let Some(vm) = self.vm.as_ref().filter(|vm| vm.running) else { return };
+        let certified = vm.pipeline.certified().filter(|slot| published.is_none_or(|known| *slot > known));
+        let Some(slot) = certified.filter(|_| self.emigration.is_none()) else { return };
+        let now_ms = monotonic_ms();
+        if now_ms.saturating_sub(at_ms) < self.loaded.config.head_interval_ms {
+            return;
+        }
+        let Some(certificate) = vm.window.certificate(slot) else { return };
+        self.published = (Some(slot), now_ms);
+        let log = self.log.clone();
+        tokio::spawn(async move { log.publish(certificate).await });
     }
 
     pub(super) fn verifier_name(&self, index: u16) -> String {

@@ -11,6 +11,7 @@ use quorate_verifier::protocol::{Propose, Refused};
 
 use super::Agent;
 use super::active::refusal;
+use crate::ordering::check_migration;
 use crate::protocol::{HISTORY_STATEMENTS_MAX, Handover, Offer};
 
 impl Agent {
@@ -32,6 +33,10 @@ impl Agent {
         };
         if host != *source || body.generation > generation {
             return Err(refusal("KeyRoleMismatch", &"the VM's active host is another one"));
+        }
+        let receiver = check_migration(&self.loaded.orchestrators, &offer.order, vm, generation, source)?;
+        if receiver != self.key() {
+            return Err(refusal("WrongMigration", &"the order lets another host receive the VM"));
         }
         if offer.input_log.size() != body.end_input || offer.input_log.root() != *body.input_root.as_bytes() {
             return Err(refusal("LogChainBroken", &"the input log does not belong to the offered slot"));

@@ -1,10 +1,12 @@
 //! The VM leaves: effects of [`crate::migration::source`].
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quorate_attest::id::{Generation, Nonce, Slot};
+use quorate_attest::id::{Generation, Nonce, OperationId, Slot};
 use quorate_attest::key::PublicKey;
-use quorate_attest::vm::{Cause, Relinquish, SlotCertificate};
+use quorate_attest::statement::Kind;
+use quorate_attest::vm::{DecisionCertificate, Refusal, Relinquish, SlotCertificate};
 use quorate_transport::Endpoint;
 use quorate_verifier::protocol::{Propose, Refused};
 use tokio::sync::mpsc;
@@ -13,9 +15,10 @@ use super::active::{refusal, refused_by};
 use super::{Agent, AgentHandle, Event, Fatal, refused};
 use crate::clock::{monotonic_ms, monotonic_ns};
 use crate::conduct::Step;
-use crate::inquiries::{Verdict, activate_question, fresh, reclaim};
+use crate::inquiries::{InquiryError, Superseded, fresh, who_runs};
 use crate::journal::Record;
 use crate::migration::source::{Effect, Input, Outcome, Source};
+use crate::ordering::{Claim, Verdict, check_migration};
 use crate::protocol::{
     Activated, Declined, FromHost, HISTORY_STATEMENTS_MAX, Handover, Migrate, Offer, Progress, Report, ToHost,
 };
@@ -28,12 +31,20 @@ pub struct Emigration {
     /// Its state machine.
     pub core: Source,
     destination: PublicKey,
+    /// Operation that began it.
+    migration: OperationId,
+    /// What lets the destination receive the VM; unknown after a restart.
+    order: Option<DecisionCertificate>,
     to_destination: Option<mpsc::UnboundedSender<ToHost>>,
     operator: Option<mpsc::UnboundedSender<FromHost>>,
     timeline: Timeline,
     base: Option<(SlotCertificate, Arc<SlotState>)>,
     relinquish: Option<Relinquish>,
     instance: Nonce,
+    /// What the log decided after the guest had stopped.
+    grant: Option<DecisionCertificate>,
+    /// The destination's word that it will not run the VM.
+    refusal: Option<Refusal>,
     stopped_ns: u64,
     declined: Option<Refused>,
     declined_by: Option<String>,
@@ -47,21 +58,14 @@ impl Agent {
         migrate: Migrate,
         operator: mpsc::UnboundedSender<FromHost>,
     ) -> Result<(), Fatal> {
-        let answer = match &self.vm {
-            _ if self.emigration.is_some() || self.immigration.is_some() => {
-                Some(refused("MigrationConflict", "another migration of this VM is under way"))
+        let (destination, address) = match self.check_order(&migrate) {
+            Ok(checked) => checked,
+            Err(why) => {
+                let _ = operator.send(FromHost::Refused(why));
+                return Ok(());
             }
-            Some(vm) if vm.running && vm.id == migrate.vm => None,
-            _ => Some(refused("WrongVm", "this host does not run that VM")),
         };
-        let known = self.loaded.group.hosts.iter().find(|host| host.key == migrate.destination);
-        let address =
-            known.and_then(|host| self.loaded.config.hosts.iter().find(|address| address.name == host.name));
-        let (Some(vm), None, Some(address)) = (&self.vm, &answer, address) else {
-            let unknown = || refused("PeerUnknown", "this host has no address for the destination");
-            let _ = operator.send(answer.unwrap_or_else(unknown));
-            return Ok(());
-        };
+        let Some(vm) = &self.vm else { return Ok(()) };
         let Some((base, state)) = vm.window.newest_certified_state() else {
             let _ = operator.send(refused("QuorumNotReached", "no slot of this VM is certified yet"));
             return Ok(());
@@ -76,16 +80,21 @@ impl Agent {
         timeline.begin("offer");
         self.migration = Some(self.handle.new_scope());
         let (endpoint, agent) = (self.endpoint.clone(), self.migration_handle());
-        tokio::spawn(converse(endpoint, address.address, migrate.destination, outbox, agent));
+        tokio::spawn(converse(endpoint, address, destination, outbox, agent));
+        self.warm_up_log();
         self.emigration = Some(Emigration {
             core,
-            destination: migrate.destination,
+            destination,
+            migration: migrate.order.decision.operation,
+            order: Some(migrate.order),
             to_destination: Some(to_destination),
             operator: Some(operator),
             timeline,
             base: Some((base, state)),
             relinquish: None,
             instance: Nonce::from_bytes(fresh()?),
+            grant: None,
+            refusal: None,
             stopped_ns: 0,
             declined: None,
             declined_by: None,
@@ -93,6 +102,28 @@ impl Agent {
             new_generation: Generation(0),
         });
         self.perform_emigration(effects)
+    }
+
+    /// Where a VM may move, if what the operator shows is the orchestrators' order and this host can follow it.
+    fn check_order(&self, migrate: &Migrate) -> Result<(PublicKey, SocketAddr), Refused> {
+        if self.emigration.is_some() || self.immigration.is_some() {
+            return Err(refusal("MigrationConflict", &"another migration of this VM is under way"));
+        }
+        let vm = self.vm.as_ref().filter(|vm| vm.running && vm.id == migrate.order.decision.vm);
+        let Some(vm) = vm else { return Err(refusal("WrongVm", &"this host does not run that VM")) };
+        let orchestrators = &self.loaded.orchestrators;
+        let destination = check_migration(orchestrators, &migrate.order, vm.id, vm.generation, &self.key())?;
+        let known = self.loaded.group.hosts.iter().find(|host| host.key == destination);
+        let address =
+            known.and_then(|host| self.loaded.config.hosts.iter().find(|address| address.name == host.name));
+        let unknown = || refusal("PeerUnknown", &"this host has no address for the destination");
+        Ok((destination, address.ok_or_else(unknown)?.address))
+    }
+
+    /// Connects to the orchestrators before they are needed.
+    pub(super) fn warm_up_log(&self) {
+        let log = self.log.clone();
+        tokio::spawn(async move { log.warm_up().await });
     }
 
     pub(super) fn step_emigration(&mut self, input: Input) -> Result<(), Fatal> {
@@ -129,7 +160,10 @@ impl Agent {
                 Effect::PersistRelinquish(slot) => self.persist_relinquish(slot)?,
                 Effect::Handover(slot) => self.send_handover(slot),
                 Effect::RunOn => self.run_on(),
-                Effect::Reclaim => self.ask_who_runs(),
+                Effect::OrderRelease => self.order_release()?,
+                Effect::OrderAbort => self.order_abort(),
+                Effect::RequestVotes => self.request_own_votes(),
+                Effect::AskWhoRuns => self.ask_who_runs(),
                 Effect::Retire => self.retire()?,
                 Effect::Finish(outcome) => self.finish_emigration(outcome),
             }
@@ -139,9 +173,10 @@ impl Agent {
 
     fn send_offer(&mut self) {
         let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return };
-        let Some((base, state)) = &emigration.base else { return };
+        let (Some((base, state)), Some(order)) = (&emigration.base, &emigration.order) else { return };
         let (bulk_address, token) = self.states.offer(state, emigration.destination);
         let offer = Offer {
+            order: order.clone(),
             spec: vm.register.spec.clone(),
             image: vm.register.image.clone(),
             activation: vm.activation.borrow().clone(),
@@ -216,7 +251,7 @@ impl Agent {
         };
         let relinquish = relinquish.signed(&self.loaded.key);
         emigration.relinquish = Some(relinquish.clone());
-        let record = Record::Relinquished(relinquish);
+        let record = Record::Relinquished { relinquish, migration: emigration.migration };
         tokio::task::block_in_place(|| self.journal.append(&record))?;
         self.reached(Step::RelinquishDurable);
         self.step_emigration(Input::RelinquishDurable)
@@ -250,47 +285,104 @@ impl Agent {
         self.dismiss_waiters();
     }
 
-    /// Asks the verifiers who runs the VM, and for votes if nobody does.
-    fn ask_who_runs(&mut self) {
-        let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return };
-        let (Some(given_away), Some(slot)) = (emigration.relinquish.clone(), vm.head_slot()) else { return };
-        let mine = Relinquish { successor: self.key(), ..given_away.clone() }.signed(&self.loaded.key);
-        let Some(certificate) = vm.window.certificate(slot) else {
-            // The last slot is not certified yet; the next timeout asks again.
-            return;
-        };
-        let question =
-            activate_question(&self.loaded.group, Cause::Relinquish(mine), certificate, emigration.instance);
-        let Some(question) = question else { return };
-        let (askers, group, agent) = (self.askers(), Arc::clone(&self.loaded.group), self.migration_handle());
+    /// The guest never stopped: the VM is free for another migration.
+    fn order_release(&mut self) -> Result<(), Fatal> {
+        let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return Ok(()) };
+        let (log, vm, migration) = (self.log.clone(), vm.id, emigration.migration);
+        let nonce = Nonce::from_bytes(fresh()?);
+        tokio::spawn(async move { log.release(vm, migration, nonce).await });
+        Ok(())
+    }
+
+    /// Asks the log for a generation in which this host may go on.
+    fn order_abort(&self) {
+        let Some(emigration) = &self.emigration else { return };
+        let Some(given_away) = emigration.relinquish.clone() else { return };
+        let mine = Relinquish { successor: self.key(), ..given_away }.signed(&self.loaded.key);
+        let claim = Claim::new(mine, emigration.migration);
+        let (declined, nonce) = (emigration.refusal.clone(), emigration.instance);
+        let (log, agent) = (self.log.clone(), self.migration_handle());
         tokio::spawn(async move {
-            let verdict = reclaim(askers, group, Cause::Relinquish(given_away), question).await;
-            agent.send(Event::Verdict(verdict));
+            agent.send(Event::AbortOrdered(log.take_back(&claim, declined.as_ref(), nonce).await));
         });
     }
 
-    pub(super) fn verdict(&mut self, verdict: Verdict) -> Result<(), Fatal> {
+    pub(super) fn abort_ordered(&mut self, verdict: Verdict) -> Result<(), Fatal> {
+        let Some(emigration) = &mut self.emigration else { return Ok(()) };
         match verdict {
-            Verdict::Mine(certificate) => {
+            Verdict::Granted(grant) => {
+                emigration.grant = Some(*grant);
+                self.step_emigration(Input::Granted)
+            }
+            Verdict::Overruled(grant) => {
+                emigration.grant = Some(*grant);
+                self.step_emigration(Input::Overruled)
+            }
+            Verdict::Refused(why) | Verdict::Unordered(why) => {
+                self.note(why, "log");
+                self.step_emigration(Input::Unordered)
+            }
+        }
+    }
+
+    /// Asks for votes for this host, in the generation that it was granted.
+    fn request_own_votes(&self) {
+        let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return };
+        let (Some(grant), Some(slot)) = (emigration.grant.clone(), vm.head_slot()) else { return };
+        let Some(certificate) = vm.window.certificate(slot) else {
+            // The last slot is not certified yet; its certificate, or the next timeout, asks again.
+            return;
+        };
+        self.ask_for_votes(grant, emigration.relinquish.clone(), certificate, emigration.instance);
+    }
+
+    pub(super) fn own_votes_counted(
+        &mut self,
+        result: Result<quorate_attest::vm::ActivationCertificate, InquiryError>,
+    ) -> Result<(), Fatal> {
+        match result {
+            Ok(certificate) => {
                 let generation = certificate.activation.generation;
                 let record = Record::Generation(certificate.clone());
                 tokio::task::block_in_place(|| self.journal.append(&record))?;
                 if let Some(vm) = &mut self.vm {
                     vm.activated(certificate);
                 }
+                self.tell_generation();
                 self.step_emigration(Input::Reclaimed(generation))
             }
-            Verdict::Superseded(superseded) => {
-                if let (Some(vm), Some(certificate)) = (&mut self.vm, superseded.certificate) {
-                    vm.activated(certificate);
-                }
-                self.step_emigration(Input::Superseded(superseded.activation.generation))
-            }
-            Verdict::Undecided(error) => {
+            Err(error) => {
                 self.note(refusal(&error.kind(), &error), "verifiers");
                 self.step_emigration(Input::Undecided)
             }
         }
+    }
+
+    /// Asks the verifiers whether another host was activated.
+    fn ask_who_runs(&self) {
+        let (Some(vm), Some(emigration)) = (&self.vm, &self.emigration) else { return };
+        let Some(generation) = emigration.relinquish.as_ref().map(|relinquish| relinquish.generation) else {
+            return;
+        };
+        let grants = emigration.grant.iter().cloned().collect();
+        let (askers, group, agent) = (self.askers(), Arc::clone(&self.loaded.group), self.migration_handle());
+        let vm = vm.id;
+        tokio::spawn(async move {
+            agent.send(Event::WhoRuns(who_runs(askers, group, vm, generation, grants).await));
+        });
+    }
+
+    pub(super) fn who_runs_told(&mut self, superseded: Option<Superseded>) -> Result<(), Fatal> {
+        // An activation of this host itself, from before a restart, is found again by asking for votes.
+        let me = self.key();
+        let other = superseded.filter(|superseded| superseded.activation.host != me);
+        let Some(Superseded { activation, certificate }) = other else {
+            return self.step_emigration(Input::Undecided);
+        };
+        if let (Some(vm), Some(certificate)) = (&mut self.vm, certificate) {
+            vm.activated(certificate);
+        }
+        self.step_emigration(Input::Superseded(activation.generation))
     }
 
     pub(super) fn destination_said(&mut self, message: Option<FromHost>) -> Result<(), Fatal> {
@@ -330,9 +422,9 @@ impl Agent {
 
     fn destination_activated(&mut self, activated: Activated) -> Result<(), Fatal> {
         let Some(vm) = &mut self.vm else { return Ok(()) };
-        let expected = self.loaded.group.expect(vm.id, quorate_attest::statement::Kind::ACTIVATE);
-        let ours = self.loaded.key.public();
-        if let Err(error) = activated.certificate.verify(&self.loaded.group, &expected, Some(&ours)) {
+        let expected = self.loaded.group.expect(vm.id, Kind::ACTIVATE);
+        let orchestrators = Some(&*self.loaded.orchestrators);
+        if let Err(error) = activated.certificate.verify(&self.loaded.group, &expected, orchestrators) {
             self.note(refusal(error.kind(), &error), "destination");
             return Ok(());
         }
@@ -347,7 +439,14 @@ impl Agent {
     }
 
     fn destination_declined(&mut self, declined: Declined) -> Result<(), Fatal> {
-        self.decline_noted(declined.why, "destination");
+        let Declined { refusal: word, why, .. } = declined;
+        if let (Some(vm), Some(emigration)) = (&self.vm, &mut self.emigration) {
+            let expected = self.loaded.group.expect(vm.id, Kind::REFUSAL);
+            if word.host == emigration.destination && word.verify(&expected).is_ok() {
+                emigration.refusal = Some(word);
+            }
+        }
+        self.decline_noted(why, "destination");
         self.step_emigration(Input::Declined)
     }
 
@@ -407,18 +506,26 @@ impl Agent {
     }
 
     /// A host that was restarted after it had relinquished its VM.
-    pub(super) fn resume_relinquished(&mut self, relinquish: Relinquish) -> Result<(), Fatal> {
+    pub(super) fn resume_relinquished(
+        &mut self,
+        relinquish: Relinquish,
+        migration: OperationId,
+    ) -> Result<(), Fatal> {
         let timeout_ms = self.loaded.config.migration_timeout_ms;
         self.migration = Some(self.handle.new_scope());
         self.emigration = Some(Emigration {
             core: Source::resume_relinquished(monotonic_ms(), timeout_ms, relinquish.slot),
             destination: relinquish.successor,
+            migration,
+            order: None,
             to_destination: None,
             operator: None,
             timeline: Timeline::new("source"),
             base: None,
             relinquish: Some(relinquish),
             instance: Nonce::from_bytes(fresh()?),
+            grant: None,
+            refusal: None,
             stopped_ns: monotonic_ns(),
             declined: None,
             declined_by: None,
@@ -466,7 +573,7 @@ impl Emigration {
 /// Keeps the exchange with a destination: what the agent sends goes out, what comes back becomes events.
 async fn converse(
     endpoint: Endpoint,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     destination: PublicKey,
     mut outbox: mpsc::UnboundedReceiver<ToHost>,
     agent: AgentHandle,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use quorate_attest::encoding::to_bytes;
 use quorate_attest::id::{Generation, Nonce, Slot};
 use quorate_attest::key::{PublicKey, Signature};
-use quorate_attest::vm::{ActivationCertificate, Cause, Refusal, SlotCertificate};
+use quorate_attest::vm::{ActivationCertificate, DecisionCertificate, Refusal, Relinquish, SlotCertificate};
 use quorate_verifier::core::measurement_of;
 use quorate_verifier::protocol::{Propose, Refused, Register};
 use quorate_vmm::checkpoint::Checkpoint;
@@ -20,8 +20,9 @@ use super::{Agent, Event, Fatal, refused};
 use crate::clock::{monotonic_ms, monotonic_ns};
 use crate::conduct::Step;
 use crate::inquiries::{InquiryError, activate_question, elect, fresh, heads_agree};
-use crate::journal::{Base, Record};
+use crate::journal::{Base, Handed, Record};
 use crate::migration::destination::{Destination, Effect, Input};
+use crate::ordering::{Claim, Verdict};
 use crate::protocol::{Accepted, Activated, Declined, FromHost, Handover, Offer, Report, ToHost};
 use crate::pull;
 use crate::timeline::Timeline;
@@ -65,6 +66,10 @@ pub struct Immigration {
     /// Whether the last slot came with the handover and is not in the journal yet.
     last_is_new: bool,
     handover: Option<Handover>,
+    /// What the orchestrators ordered: this migration.
+    order: DecisionCertificate,
+    /// What they granted.
+    grant: Option<DecisionCertificate>,
     instance: Nonce,
     elected: Option<ActivationCertificate>,
     pub(super) moved: Moved,
@@ -96,7 +101,7 @@ impl Agent {
         self.drop_vm();
         self.migration = Some(scope);
         let Offer { spec, image, activation, base, input_log, statements, history, .. } = offer;
-        let Offer { bulk_address, token, .. } = offer;
+        let Offer { bulk_address, token, order, .. } = offer;
         let register = Arc::new(Register { spec, image });
         self.journal.adopt(&register)?;
         let mut timeline = Timeline::new("destination");
@@ -105,7 +110,7 @@ impl Agent {
         self.reached(Step::OfferAccepted);
         let timeout_ms = self.loaded.config.migration_timeout_ms;
         let (core, _pull) = Destination::begin(monotonic_ms(), timeout_ms, base.statement.slot);
-        let order = pull::Order {
+        let wanted = pull::Order {
             bulk: self.endpoint.bulk(),
             source,
             address: bulk_address,
@@ -114,7 +119,8 @@ impl Agent {
             input_log,
             memory_bytes: register.spec.memory_bytes,
         };
-        self.spawn_pull(base.statement.slot, order, &register, answers.clone());
+        self.warm_up_log();
+        self.spawn_pull(base.statement.slot, wanted, &register, answers.clone());
         self.immigration = Some(Immigration {
             core,
             source,
@@ -130,6 +136,8 @@ impl Agent {
             replayed_waits: None,
             last_is_new: false,
             handover: None,
+            order,
+            grant: None,
             instance: Nonce::from_bytes(fresh()?),
             elected: None,
             moved: Moved::default(),
@@ -224,6 +232,10 @@ impl Agent {
                     self.begin_phase("handover durable");
                     self.persist_handover()?;
                 }
+                Effect::OrderHandover(_) => {
+                    self.begin_phase("order of the handover");
+                    self.order_handover();
+                }
                 Effect::CollectCertificate(slot) => {
                     self.begin_phase("certificate of slot k");
                     self.collect_certificate(slot);
@@ -308,6 +320,7 @@ impl Agent {
         let record = Record::Handover {
             relinquish: handover.relinquish.clone(),
             before: handover.before.clone(),
+            order: immigration.order.clone(),
             instance: immigration.instance,
         };
         tokio::task::block_in_place(|| {
@@ -317,6 +330,37 @@ impl Agent {
         self.end_phase("handover durable", 0);
         self.reached(Step::HandoverDurable);
         self.step_immigration(Input::HandoverDurable)
+    }
+
+    /// Has the log decide that this host goes on. The operation is the same after a restart.
+    fn order_handover(&self) {
+        let Some(immigration) = &self.immigration else { return };
+        let Some(handover) = &immigration.handover else { return };
+        let claim = Claim::new(handover.relinquish.clone(), immigration.order.decision.operation);
+        let (log, nonce, agent) = (self.log.clone(), immigration.instance, self.migration_handle());
+        tokio::spawn(async move {
+            agent.send(Event::HandoverOrdered(log.hand_over(&claim, nonce).await));
+        });
+    }
+
+    pub(super) fn handover_ordered(&mut self, verdict: Verdict) -> Result<(), Fatal> {
+        let Some(immigration) = &mut self.immigration else { return Ok(()) };
+        match verdict {
+            Verdict::Granted(grant) => {
+                let signatures = grant.signatures.len() as u32;
+                immigration.grant = Some(*grant);
+                self.end_phase("order of the handover", signatures);
+                self.reached(Step::Granted);
+                self.step_immigration(Input::Granted)
+            }
+            Verdict::Overruled(_) => self.step_immigration(Input::Overruled),
+            Verdict::Refused(why) => self.immigration_fails(why),
+            // Nothing speaks against the handover: the next timeout asks again, or declines.
+            Verdict::Unordered(why) => {
+                self.note(why, "log");
+                Ok(())
+            }
+        }
     }
 
     /// Brings the last slot to the verifiers on this host's own links: it does not depend on the source any more.
@@ -366,23 +410,28 @@ impl Agent {
     fn request_votes(&mut self, slot: Slot) {
         let (Some(vm), Some(immigration)) = (&self.vm, &mut self.immigration) else { return };
         let Some(handover) = &immigration.handover else { return };
-        let (Some(certificate), cause) =
-            (vm.window.certificate(slot), Cause::Relinquish(handover.relinquish.clone()))
+        let (Some(certificate), Some(grant)) = (vm.window.certificate(slot), immigration.grant.clone())
         else {
             return;
         };
+        let relinquish = Some(handover.relinquish.clone());
         immigration.timeline.end("decide", 0, certificate.attestations.len() as u32);
         immigration.timeline.begin("votes");
         let instance = immigration.instance;
         self.reached(Step::VotesRequested);
-        self.ask_for_votes(cause, certificate, instance);
+        self.ask_for_votes(grant, relinquish, certificate, instance);
     }
 
     /// Asks for votes for this host.
-    pub(super) fn ask_for_votes(&self, cause: Cause, certificate: SlotCertificate, instance: Nonce) {
-        let Some(question) = activate_question(&self.loaded.group, cause, certificate, instance) else {
-            return;
-        };
+    pub(super) fn ask_for_votes(
+        &self,
+        grant: DecisionCertificate,
+        relinquish: Option<Relinquish>,
+        certificate: SlotCertificate,
+        instance: Nonce,
+    ) {
+        let question = activate_question(&self.loaded.group, grant, relinquish, certificate, instance);
+        let Some(question) = question else { return };
         let (askers, group, agent) = (self.askers(), Arc::clone(&self.loaded.group), self.migration_handle());
         tokio::spawn(async move { agent.send(Event::Elected(elect(&askers, &group, question).await)) });
     }
@@ -391,7 +440,12 @@ impl Agent {
         &mut self,
         result: Result<ActivationCertificate, InquiryError>,
     ) -> Result<(), Fatal> {
-        let Some(immigration) = &mut self.immigration else { return self.recovery_counted(result) };
+        let Some(immigration) = &mut self.immigration else {
+            return match self.emigration {
+                Some(_) => self.own_votes_counted(result),
+                None => self.recovery_counted(result),
+            };
+        };
         match result {
             Ok(certificate) => {
                 let generation = certificate.activation.generation;
@@ -435,6 +489,7 @@ impl Agent {
         let slot = vm.head_slot().unwrap_or(Slot(0));
         tracing::info!(generation = generation.0, slot = slot.0, "the VM runs here");
         self.reached(Step::Running);
+        self.tell_generation();
         let report = Report {
             result: "activated".into(),
             refused: None,
@@ -452,6 +507,17 @@ impl Agent {
         Ok(())
     }
 
+    /// Lets the log know which generation runs. Nothing waits for it.
+    pub(super) fn tell_generation(&self) {
+        let certificate = self.vm.as_ref().and_then(|vm| vm.activation.borrow().clone());
+        let Some(certificate) = certificate.filter(|certificate| certificate.activation.host == self.key())
+        else {
+            return;
+        };
+        let log = self.log.clone();
+        tokio::spawn(async move { log.activated(certificate).await });
+    }
+
     /// Something is wrong: the state machine decides what that means now.
     pub(super) fn immigration_fails(&mut self, why: Refused) -> Result<(), Fatal> {
         let Some(immigration) = &mut self.immigration else { return Ok(()) };
@@ -465,7 +531,8 @@ impl Agent {
         let why = immigration.failure.unwrap_or_else(|| refusal(kind, &"the migration cannot go on"));
         let statement = &immigration.base.certificate.statement;
         let slot = self.vm.as_ref().and_then(Vm::head_slot).unwrap_or(statement.slot);
-        let generation = Generation(statement.body.generation.0.saturating_add(1));
+        let (generation, migration) =
+            (immigration.order.decision.generation, immigration.order.decision.operation);
         let refusal = Refusal {
             group: self.loaded.group.id(),
             epoch: self.loaded.group.epoch,
@@ -483,6 +550,11 @@ impl Agent {
         self.drop_vm();
         self.note(why.clone(), "destination");
         let phases = immigration.timeline.phases();
+        if immigration.handover.is_some() {
+            // The log may have granted this host the generation: the source cannot go on before it hears of the refusal.
+            let (log, word, nonce) = (self.log.clone(), refusal.clone(), immigration.instance);
+            tokio::spawn(async move { log.decline(word, migration, nonce).await });
+        }
         let _ = immigration.answers.send(FromHost::Declined(Declined { refusal, why, phases }));
         Ok(())
     }
@@ -492,9 +564,11 @@ impl Agent {
         &mut self,
         register: Arc<Register>,
         base: Base,
-        handover: Handover,
-        instance: Nonce,
+        last: Propose,
+        handed: Handed,
     ) -> Result<(), Fatal> {
+        let Handed { relinquish, before, order, instance } = handed;
+        let handover = Handover { last, before, relinquish, stopped_ns: 0 };
         let slot = handover.last.proposal.statement.slot;
         let timeout_ms = self.loaded.config.migration_timeout_ms;
         let (core, effects) = Destination::resume(monotonic_ms(), timeout_ms, slot);
@@ -515,6 +589,8 @@ impl Agent {
             replayed_waits: None,
             last_is_new: false,
             handover: Some(handover),
+            order,
+            grant: None,
             instance,
             elected: None,
             moved: Moved::default(),

@@ -31,9 +31,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::conduct::{Conduct, Step, View, VmView};
 use super::config::Loaded;
-use super::inquiries::{InquiryError, Verdict};
+use super::inquiries::InquiryError;
 use super::journal::{Journal, JournalError};
 use super::link::{Asker, Link, LinkEvent};
+use super::ordering::{Log, Verdict};
 use super::state_server::StateServer;
 use super::vm_thread::{SlotState, VmEvent, VmFailure};
 use crate::protocol::{Call, Export, Exported, FromHost, Migrate, Offer, Start, Status, ToHost};
@@ -93,8 +94,12 @@ pub enum Event {
     Heads(Result<u32, InquiryError>),
     /// Votes were asked for.
     Elected(Result<quorate_attest::vm::ActivationCertificate, InquiryError>),
-    /// It was found out who runs the VM after a handover.
-    Verdict(Verdict),
+    /// The log was asked for the generation that the source gives to this host.
+    HandoverOrdered(Verdict),
+    /// The log was asked to give the VM back to this host.
+    AbortOrdered(Verdict),
+    /// The verifiers were asked whether another host runs the VM after a handover.
+    WhoRuns(Option<super::inquiries::Superseded>),
     /// Somebody refused something that this host asked for on its own account.
     Noted(Refused, String),
     /// A restarted host knows whether its generation is still the newest.
@@ -155,6 +160,9 @@ pub struct Agent {
     states: Arc<StateServer>,
     journal: Journal,
     links: Vec<Link>,
+    log: Log,
+    /// The head that was published last, and when, monotonic milliseconds.
+    published: (Option<Slot>, u64),
     vm: Option<Vm>,
     emigration: Option<Emigration>,
     immigration: Option<Immigration>,
@@ -206,7 +214,10 @@ impl Agent {
         let (spec, watched) = watch::channel(None);
         let links =
             loaded.verifiers.iter().map(|peer| Link::connect(endpoint.clone(), peer.clone())).collect();
+        let log = Log::new(endpoint.clone(), &loaded);
         Self {
+            log,
+            published: (None, 0),
             loaded,
             conduct,
             endpoint,
@@ -274,7 +285,9 @@ impl Agent {
             Event::BaseDurable(result) => self.base_durable(result)?,
             Event::Heads(result) => self.heads_asked(result)?,
             Event::Elected(result) => self.votes_counted(result)?,
-            Event::Verdict(verdict) => self.verdict(verdict)?,
+            Event::HandoverOrdered(verdict) => self.handover_ordered(verdict)?,
+            Event::AbortOrdered(verdict) => self.abort_ordered(verdict)?,
+            Event::WhoRuns(superseded) => self.who_runs_told(superseded)?,
             Event::Noted(refused, by) => self.note(refused, &by),
             Event::Standing(superseded, known) => self.standing(superseded, known)?,
         }
@@ -285,6 +298,7 @@ impl Agent {
         self.tick_emigration()?;
         self.tick_immigration()?;
         self.cut_when_due();
+        self.publish_head();
         Ok(())
     }
 
@@ -293,7 +307,7 @@ impl Agent {
             ToHost::Start(start) => self.start(start)?,
             ToHost::Status(_) => FromHost::Status(self.status()),
             ToHost::Export(export) => FromHost::Exported(self.export(export)),
-            ToHost::Recover(recovery) => self.recover(recovery),
+            ToHost::Recover(grant) => self.recover(grant),
             _ => refused("DecodeError", "not an operator's request"),
         })
     }
@@ -319,6 +333,7 @@ impl Agent {
 
     /// Makes `vm` the VM of this host.
     fn take_on(&mut self, vm: Vm) {
+        self.published = (None, 0);
         self.spec.send_replace(Some(Arc::new(vm.register.spec.clone())));
         self.vm = Some(vm);
     }

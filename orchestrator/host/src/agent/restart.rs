@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_attest::id::{Generation, Nonce};
+use quorate_attest::id::{Generation, Nonce, OperationId};
 use quorate_attest::merkle::Frontier;
-use quorate_attest::vm::{ActivationCertificate, Cause, Recovery};
+use quorate_attest::statement::Kind;
+use quorate_attest::vm::{Action, ActivationCertificate, DecisionCertificate, Relinquish};
 use quorate_verifier::core::measurement_of;
 use quorate_verifier::protocol::{Done, Propose, Register};
 use quorate_vmm::checkpoint::Checkpoint;
@@ -18,8 +19,8 @@ use super::vm::{Vm, admit};
 use super::{Agent, Event, Fatal, refused};
 use crate::certify::Pipeline;
 use crate::inquiries::{InquiryError, Superseded, collect_heads, fresh, superseding};
-use crate::journal::{Base, History, Record};
-use crate::protocol::{FromHost, Handover};
+use crate::journal::{Base, Handed, History, Record};
+use crate::protocol::FromHost;
 use crate::vm_thread::VmFailure;
 
 /// Pause before the verifiers are asked again whether this host may run its VM.
@@ -34,9 +35,9 @@ enum Claim {
     /// It ran the VM in this generation.
     Active(Generation),
     /// It gave the VM away and does not know the end.
-    Relinquished(Box<quorate_attest::vm::Relinquish>),
+    Relinquished(Box<Relinquish>, OperationId),
     /// It was given the VM and does not know the end.
-    Handed(Box<Handover>, Nonce),
+    Handed(Box<Propose>, Box<Handed>),
     /// It holds nothing that it could ever activate.
     None,
 }
@@ -60,14 +61,18 @@ impl Agent {
         self.take_on(vm);
         tracing::info!(slot = head.map_or(0, |slot| slot.0), "the VM was rebuilt from the journal");
         match claim {
-            Claim::Active(generation) => self.ask_standing(generation, Duration::ZERO),
-            Claim::Relinquished(relinquish) => {
-                self.follow_recent();
-                self.resume_relinquished(*relinquish)?;
+            Claim::Active(generation) => {
+                // The log may not have heard of it before this host went down.
+                self.tell_generation();
+                self.ask_standing(generation, Duration::ZERO);
             }
-            Claim::Handed(handover, instance) => {
+            Claim::Relinquished(relinquish, migration) => {
+                self.follow_recent();
+                self.resume_relinquished(*relinquish, migration)?;
+            }
+            Claim::Handed(last, handed) => {
                 if let Some(base) = base {
-                    self.resume_handover(register, base, *handover, instance)?;
+                    self.resume_handover(register, base, *last, *handed)?;
                 }
             }
             Claim::None => {}
@@ -86,23 +91,17 @@ impl Agent {
             (None, Some(register)) if register.spec.host == me && is_generation_0 => Some(Generation(0)),
             _ => None,
         };
-        if let Some(relinquish) = &history.relinquished
+        if let Some((relinquish, migration)) = &history.relinquished
             && mine.is_some_and(|generation| generation <= relinquish.generation)
         {
-            return Claim::Relinquished(Box::new(relinquish.clone()));
+            return Claim::Relinquished(Box::new(relinquish.clone()), *migration);
         }
         if let Some(generation) = mine {
             return Claim::Active(generation);
         }
         match (&history.handover, history.slots.last(), &history.base) {
-            (Some((relinquish, before, instance)), Some(last), Some(_)) => {
-                let handover = Handover {
-                    last: last.clone(),
-                    before: before.clone(),
-                    relinquish: relinquish.clone(),
-                    stopped_ns: 0,
-                };
-                Claim::Handed(Box::new(handover), *instance)
+            (Some(handed), Some(last), Some(_)) => {
+                Claim::Handed(Box::new(last.clone()), Box::new(handed.clone()))
             }
             _ => Claim::None,
         }
@@ -194,7 +193,7 @@ impl Agent {
                 .iter()
                 .filter(|head| head.vote.as_ref().is_some_and(|vote| vote.generation > generation));
             let known = heads.len() as u64 >= quorum && newer.count() as u64 <= group.f;
-            agent.send(Event::Standing(superseding(&heads, &group, generation, |_| None), known));
+            agent.send(Event::Standing(superseding(&heads, &group, generation, &[]), known));
         });
     }
 
@@ -233,27 +232,29 @@ impl Agent {
         }
     }
 
-    /// An operator orders this host to run the VM from its newest slot.
-    pub(super) fn recover(&mut self, recovery: Recovery) -> FromHost {
+    /// An operator shows this host that it was granted a generation, from its newest slot.
+    pub(super) fn recover(&mut self, grant: DecisionCertificate) -> FromHost {
         let Some(vm) = &self.vm else { return refused("WrongVm", "this host holds no VM") };
-        let expected = self.loaded.group.expect(vm.id, quorate_attest::statement::Kind::RECOVERY);
-        if let Err(error) = recovery.verify(&self.loaded.group, &expected) {
+        let orchestrators = &self.loaded.orchestrators;
+        if let Err(error) = grant.verify(orchestrators, &orchestrators.expect(vm.id, Kind::DECISION)) {
             return refused(error.kind(), &error.to_string());
         }
-        let head = vm.head_slot();
-        if vm.running || vm.gone || recovery.host != self.key() {
+        let Action::Grant { slot, statement, host } = grant.decision.action else {
+            return refused("NoActivationCertificate", "the decision grants no generation");
+        };
+        if vm.running || vm.gone || host != self.key() || grant.decision.generation <= vm.generation {
             return refused("FencedGeneration", "this host cannot take the VM up");
         }
-        if head != Some(recovery.slot) || vm.head_digest() != recovery.statement {
+        if vm.head_slot() != Some(slot) || vm.head_digest() != statement {
             return refused("StaleSlot", "the newest slot of this host is another one");
         }
-        let Some(certificate) = vm.window.certificate(recovery.slot) else {
+        let Some(certificate) = vm.window.certificate(slot) else {
             return refused("QuorumNotReached", "the slot is not certified yet; try again");
         };
         let Ok(instance) = fresh() else { return refused("SystemRefused", "no random numbers") };
         self.emigration = None;
         self.migration = None;
-        self.ask_for_votes(Cause::Recovery(recovery), certificate, Nonce::from_bytes(instance));
+        self.ask_for_votes(grant, None, certificate, Nonce::from_bytes(instance));
         FromHost::Done(Done {})
     }
 
@@ -268,6 +269,7 @@ impl Agent {
                 vm.activated(certificate);
                 vm.running = true;
                 vm.thread.run_on();
+                self.tell_generation();
             }
             Ok(_) => {}
             Err(error) => self.note(refusal(&error.kind(), &error), "verifiers"),

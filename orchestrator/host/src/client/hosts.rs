@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits;
-use quorate_attest::id::{Slot, VmId};
+use quorate_attest::id::Slot;
 use quorate_attest::key::{PublicKey, SecretKey};
-use quorate_attest::vm::{ActivationCertificate, Recovery, SlotCertificate, VmSpec};
+use quorate_attest::vm::{ActivationCertificate, DecisionCertificate, SlotCertificate, VmSpec};
 use quorate_transport::{Connection, Endpoint, Exchange, Members, Role, TransportError};
 use quorate_verifier::protocol::Refused;
 use tokio::sync::Mutex;
@@ -183,26 +183,26 @@ impl Operator {
         }
     }
 
-    /// Orders a host to go on with a VM whose host is lost.
+    /// Shows a host the grant to go on with a VM whose host is lost.
     ///
     /// # Errors
     /// The host refuses or cannot be reached.
-    pub async fn recover(&self, host: usize, recovery: Recovery) -> Result<(), HostError> {
-        match self.ask(host, &ToHost::Recover(recovery)).await? {
+    pub async fn recover(&self, host: usize, grant: DecisionCertificate) -> Result<(), HostError> {
+        match self.ask(host, &ToHost::Recover(grant)).await? {
             FromHost::Done(_) => Ok(()),
             other => Err(self.unexpected(host, other)),
         }
     }
 
-    /// Moves a VM; `progress` is told how far it is. Returns the report of either end, activated or aborted.
+    /// Shows a VM's host the order to move it; `progress` is told how far it is. Returns the report of either end, activated
+    /// or aborted.
     ///
     /// # Errors
     /// The source refuses, cannot be reached or falls silent.
     pub async fn migrate(
         &self,
         source: usize,
-        vm: VmId,
-        destination: PublicKey,
+        order: DecisionCertificate,
         timeout_ms: u32,
         mut progress: impl FnMut(Progress),
     ) -> Result<Report, HostError> {
@@ -210,8 +210,7 @@ impl Operator {
         let mut exchange = self.dialler.open(source).await.map_err(transport)?;
         let limit = Duration::from_millis(timeout_ms.into()) + MIGRATION_GRACE;
         exchange.set_patience(limit);
-        let order = ToHost::Migrate(Migrate { vm, destination, timeout_ms });
-        exchange.send(&order).await.map_err(transport)?;
+        exchange.send(&ToHost::Migrate(Migrate { order, timeout_ms })).await.map_err(transport)?;
         loop {
             match exchange.recv::<FromHost>().await.map_err(transport)? {
                 Some(FromHost::Progress(step)) => progress(step),

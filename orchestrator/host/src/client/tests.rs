@@ -5,15 +5,16 @@ use std::sync::Arc;
 use quorate_attest::encoding::Bounded;
 use quorate_attest::group::{GroupConfig, Host, Member};
 use quorate_attest::id::{
-    CpuDigest, DeviceDigest, Epoch, Generation, ImageDigest, InputRoot, Nonce, OutputRoot, PageRoot,
-    PlatformClass, Slot, StatementDigest,
+    CpuDigest, DeviceDigest, Epoch, Generation, GroupId, ImageDigest, InputRoot, Nonce, OperationId,
+    OutputRoot, PageRoot, PlatformClass, Slot, StatementDigest,
 };
-use quorate_attest::key::{SecretKey, Signature};
+use quorate_attest::key::SecretKey;
 use quorate_attest::merkle::{Sha256Tree, TreeHash, inclusion_proof, root};
 use quorate_attest::request::{Call, Reply, Request};
 use quorate_attest::vm::{
-    Activation, ActivationCertificate, ActivationTally, Attestation, Cause, InputPolicy, MACHINE_VERSION,
-    Mode, OutputPolicy, Relinquish, SlotBody, SlotCertificate, SlotStatement, Tally, VmSpec,
+    Action, Activation, ActivationCertificate, ActivationTally, Attestation, Decision, DecisionCertificate,
+    InputPolicy, MACHINE_VERSION, Mode, OutputPolicy, SlotBody, SlotCertificate, SlotStatement, Tally,
+    VmSpec,
 };
 
 use super::check::AnswerCheck;
@@ -127,24 +128,24 @@ impl World {
     }
 
     fn activation(&self, generation: u64, votes: u16) -> ActivationCertificate {
-        let relinquish = Relinquish {
+        let decision = Decision {
+            group: GroupId::from_bytes([0x4f; 32]),
+            epoch: Epoch(0),
             vm: self.spec.id(),
-            group: self.group.id(),
-            epoch: self.group.epoch,
-            generation: Generation(generation - 1),
-            slot: Slot(5),
-            statement: StatementDigest::ZERO,
-            successor: key(41).public(),
-            signature: Signature::NONE,
+            generation: Generation(generation),
+            operation: OperationId::from_bytes([1; 32]),
+            index: 3,
+            action: Action::Grant { slot: Slot(5), statement: StatementDigest::ZERO, host: key(41).public() },
         };
-        let cause = Cause::Relinquish(relinquish.signed(&key(40)));
-        let activation =
-            Activation::of(&cause, self.group.id(), self.group.epoch, Nonce::from_bytes([3; 16])).unwrap();
-        let mut tally = ActivationTally::new(&self.group, activation.clone(), cause.clone()).unwrap();
+        let nonce = Nonce::from_bytes([3; 16]);
+        let activation = Activation::of(&decision, self.group.id(), self.group.epoch, nonce).unwrap();
+        // A client relies on the verifiers, who have checked the grant.
+        let grant = DecisionCertificate { decision, signatures: Vec::new() };
+        let mut tally = ActivationTally::new(&self.group, activation.clone(), grant.clone()).unwrap();
         for verifier in 0..votes {
             tally.add(verifier, activation.sign(&key(10 + verifier as u8))).unwrap();
         }
-        tally.certificate().unwrap_or(ActivationCertificate { activation, cause, attestations: Vec::new() })
+        tally.certificate().unwrap_or(ActivationCertificate { activation, grant, attestations: Vec::new() })
     }
 }
 

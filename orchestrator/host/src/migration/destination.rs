@@ -7,10 +7,12 @@
 //!         declined: signed refusal, state discarded
 //! ```
 //!
-//! *Deciding* needs four things, gathered side by side: the handover on stable storage, a quorum's certificate of slot k,
-//! a quorum's fresh heads with nothing newer than k, and the replay k-1 -> k that ends in exactly the certified
-//! digests, taken from the memory in place. Only then are votes for the next generation asked for, and only a durable
-//! activation certificate lets the guest run.
+//! *Deciding* needs five things, gathered side by side: the handover on stable storage, the ordered log's grant of the
+//! next generation, a quorum's certificate of slot k, a quorum's fresh heads with nothing newer than k, and the replay
+//! k-1 -> k that ends in exactly the certified digests, taken from the memory in place. Only then are votes for the
+//! generation asked for, and only a durable activation certificate lets the guest run.
+//!
+//! The log is asked once the handover is durable: a host that was granted a generation never forgets why.
 
 use quorate_attest::id::{Generation, Slot};
 
@@ -29,6 +31,10 @@ pub enum Input {
     Handover(Slot),
     /// Base state, inputs and handover are on stable storage.
     HandoverDurable,
+    /// The log granted this host the next generation.
+    Granted,
+    /// The log granted it to another host.
+    Overruled,
     /// The slot has a quorum's certificate.
     Certified(Slot),
     /// A quorum's fresh heads show nothing newer than the handed-over slot.
@@ -60,6 +66,8 @@ pub enum Effect {
     ReportReplayed(Slot),
     /// Make base, inputs and handover durable; answer with [`Input::HandoverDurable`].
     PersistHandover,
+    /// Have the handover ordered; answer with [`Input::Granted`] or [`Input::Overruled`].
+    OrderHandover(Slot),
     /// Gather a quorum's attestations of the slot.
     CollectCertificate(Slot),
     /// Ask the verifiers for their heads with a fresh nonce.
@@ -94,6 +102,7 @@ pub struct Destination {
     replayed: Slot,
     last: Option<Slot>,
     durable: bool,
+    granted: bool,
     certified: bool,
     heads: bool,
     /// Before the restart votes may have been asked for.
@@ -112,6 +121,7 @@ impl Destination {
         let mut effects = destination.take_handover(last);
         (destination.durable, destination.resumed) = (true, true);
         effects.retain(|effect| *effect != Effect::PersistHandover);
+        effects.push(Effect::OrderHandover(last));
         (destination, effects)
     }
 
@@ -124,6 +134,7 @@ impl Destination {
             replayed: base,
             last: None,
             durable: false,
+            granted: false,
             certified: false,
             heads: false,
             resumed: false,
@@ -169,10 +180,21 @@ impl Destination {
             Input::Slot(slot) => self.take_slot(slot),
             Input::Replayed(slot) => self.take_replayed(slot),
             Input::Handover(slot) => self.take_handover(slot),
-            Input::HandoverDurable => {
-                self.durable = true;
+            Input::HandoverDurable => match self.last {
+                Some(slot) => {
+                    self.durable = true;
+                    let mut effects = vec![Effect::OrderHandover(slot)];
+                    effects.extend(self.decide());
+                    effects
+                }
+                None => Vec::new(),
+            },
+            Input::Granted => {
+                self.granted = true;
                 self.decide()
             }
+            // Whoever is granted the generation runs the VM: there is nothing left to decide here.
+            Input::Overruled if !self.granted => self.decline("MigrationConflict"),
             Input::Certified(slot) => {
                 self.certified |= self.last == Some(slot);
                 self.decide()
@@ -192,7 +214,7 @@ impl Destination {
                 }
                 _ => Vec::new(),
             },
-            // With votes out, only their refusal may end it: a quorum that voted in vain would leave the VM without a host.
+            // With votes out, only their refusal may end it: a generation that was voted for in vain costs the VM time.
             Input::Failed if self.phase != Phase::Voting => self.decline("DestinationRefused"),
             Input::VotesRefused if self.phase == Phase::Voting => self.decline("DestinationRefused"),
             // After the handover the destination has everything it needs and goes on alone.
@@ -241,6 +263,7 @@ impl Destination {
             Some(slot)
                 if self.phase == Phase::Deciding
                     && self.durable
+                    && self.granted
                     && self.certified
                     && self.heads
                     && self.replayed == slot =>
@@ -252,9 +275,8 @@ impl Destination {
         }
     }
 
-    /// Votes may already have been given for this host, and a verifier votes once per generation: while votes are out, or
-    /// may be out from before a restart, the destination asks again instead of declining, or neither side could ever
-    /// reach a quorum.
+    /// While votes are out, or may be out from before a restart, the destination asks again instead of declining: the VM
+    /// would stand still for longer, until the source has learned that this host does not want it.
     fn time_out(&mut self, now_ms: u64) -> Vec<Effect> {
         match (self.phase, self.last) {
             (Phase::Voting, Some(slot)) => {
@@ -263,7 +285,14 @@ impl Destination {
             }
             (Phase::Deciding, Some(slot)) if self.resumed => {
                 self.deadline_ms = now_ms.saturating_add(self.timeout_ms);
-                if self.heads { Vec::new() } else { vec![Effect::AskHeads(slot)] }
+                let mut again = Vec::new();
+                if !self.heads {
+                    again.push(Effect::AskHeads(slot));
+                }
+                if !self.granted {
+                    again.push(Effect::OrderHandover(slot));
+                }
+                again
             }
             _ => self.decline("PeerTimeout"),
         }

@@ -3,13 +3,16 @@
 //! ```text
 //! Offering -> Streaming -> Following -> Freezing -> HandedOver -> (retired)
 //!     |           |            |            |            |
-//!     +-----------+------------+------------+            +-> Reclaiming -> (active again, next generation)
-//!                 aborted: the VM never stopped                         \-> (retired: the destination was activated)
+//!     +-----------+------------+------------+            +-> Reclaiming -> Electing -> (active again, later generation)
+//!                 aborted: the VM never stopped                 |  ^
+//!                                                               v  | the destination declined
+//!                                                            Overruled -> (retired: the destination was activated)
 //! ```
 //!
 //! The only step that cannot be undone by the source alone is `Relinquish`. Before it is durable the source may run on
-//! in its generation; afterwards it runs again only with a quorum's activation of the *next* generation, for which it
-//! competes with the destination. Verifiers vote once per generation, so at most one side gets a quorum.
+//! in its generation; afterwards it runs again only in a *later* generation, which needs two things: a grant of the
+//! ordered log, for which its abort competes with the destination's handover, and a quorum of the verifiers' votes. The
+//! log grants a generation once, so the votes never split.
 
 use quorate_attest::id::{Generation, Slot};
 
@@ -38,11 +41,17 @@ pub enum Input {
     Declined,
     /// The connection to the destination is gone.
     Lost,
+    /// The log granted this host a later generation.
+    Granted,
+    /// The log granted the next generation to another host.
+    Overruled,
+    /// The log did not decide.
+    Unordered,
     /// A quorum activated this host again.
     Reclaimed(Generation),
-    /// A quorum had activated the destination.
+    /// A quorum had activated another host.
     Superseded(Generation),
-    /// Neither side has a quorum yet.
+    /// Nobody is known to have a quorum.
     Undecided,
     /// Time passed.
     Tick,
@@ -63,8 +72,16 @@ pub enum Effect {
     Handover(Slot),
     /// Let the guest run on in its generation.
     RunOn,
-    /// Ask the verifiers to activate this host in the next generation.
-    Reclaim,
+    /// Have the log end a migration for which the guest never stopped.
+    OrderRelease,
+    /// Have the log end a migration after `Relinquish`, in favour of this host; answer with [`Input::Granted`],
+    /// [`Input::Overruled`] or [`Input::Unordered`].
+    OrderAbort,
+    /// Ask the verifiers to activate this host in the generation that was granted; answer with [`Input::Reclaimed`] or
+    /// [`Input::Undecided`].
+    RequestVotes,
+    /// Ask the verifiers whether another host was activated; answer with [`Input::Superseded`] or [`Input::Undecided`].
+    AskWhoRuns,
     /// Discard the instance for good.
     Retire,
     /// The migration is over.
@@ -92,6 +109,8 @@ enum Phase {
     Relinquishing(Slot),
     HandedOver,
     Reclaiming,
+    Electing,
+    Overruled,
     Over,
 }
 
@@ -164,14 +183,21 @@ impl Source {
             Phase::Following => "following",
             Phase::Freezing | Phase::Frozen(_) | Phase::Relinquishing(_) => "freeze",
             Phase::HandedOver => "handover",
-            Phase::Reclaiming => "reclaim",
+            Phase::Reclaiming | Phase::Electing | Phase::Overruled => "reclaim",
             Phase::Over => "over",
         }
     }
 
     /// Whether `Relinquish` may have left this host.
     pub fn is_relinquished(&self) -> bool {
-        matches!(self.phase, Phase::Relinquishing(_) | Phase::HandedOver | Phase::Reclaiming)
+        matches!(
+            self.phase,
+            Phase::Relinquishing(_)
+                | Phase::HandedOver
+                | Phase::Reclaiming
+                | Phase::Electing
+                | Phase::Overruled
+        )
     }
 
     /// One step.
@@ -179,7 +205,7 @@ impl Source {
         if self.phase == Phase::Over {
             return Vec::new();
         }
-        if !matches!(input, Input::Tick | Input::Undecided | Input::Cut(_) | Input::Certified(_)) {
+        if is_progress(&input) {
             self.deadline_ms = now_ms.saturating_add(self.timeout_ms);
         }
         match input {
@@ -199,16 +225,7 @@ impl Source {
                     _ => Vec::new(),
                 }
             }
-            Input::Certified(slot) => {
-                self.certified = self.certified.max(Some(slot));
-                if self.phase == Phase::Reclaiming && slot == self.newest {
-                    // Who asks for votes has to show this certificate.
-                    return vec![Effect::Reclaim];
-                }
-                let mut effects = self.freeze_when_caught_up();
-                effects.extend(self.relinquish_when_certified());
-                effects
-            }
+            Input::Certified(slot) => self.take_certified(slot),
             Input::Replayed(slot) => {
                 self.replayed = self.replayed.max(Some(slot));
                 self.freeze_when_caught_up()
@@ -233,17 +250,42 @@ impl Source {
                 self.phase = Phase::Over;
                 vec![Effect::RunOn, Effect::Finish(Outcome::Returned(generation))]
             }
+            Input::Granted | Input::Overruled | Input::Unordered if self.phase == Phase::Reclaiming => {
+                self.take_verdict_of_the_log(&input)
+            }
             Input::Declined => self.give_up(),
             Input::Lost if self.phase != Phase::HandedOver => self.give_up(),
-            Input::Undecided => {
-                self.phase = Phase::Reclaiming;
-                Vec::new()
-            }
             Input::Tick if now_ms >= self.deadline_ms => {
                 self.deadline_ms = now_ms.saturating_add(self.timeout_ms);
                 self.give_up()
             }
             _ => Vec::new(),
+        }
+    }
+
+    fn take_certified(&mut self, slot: Slot) -> Vec<Effect> {
+        self.certified = self.certified.max(Some(slot));
+        if self.phase == Phase::Electing && slot == self.newest {
+            // Who asks for votes has to show this certificate.
+            return vec![Effect::RequestVotes];
+        }
+        let mut effects = self.freeze_when_caught_up();
+        effects.extend(self.relinquish_when_certified());
+        effects
+    }
+
+    fn take_verdict_of_the_log(&mut self, input: &Input) -> Vec<Effect> {
+        match input {
+            Input::Granted => {
+                self.phase = Phase::Electing;
+                vec![Effect::RequestVotes]
+            }
+            Input::Overruled => {
+                self.phase = Phase::Overruled;
+                vec![Effect::AskWhoRuns]
+            }
+            // The verifiers may know more than a log that does not answer.
+            _ => vec![Effect::AskWhoRuns],
         }
     }
 
@@ -286,18 +328,36 @@ impl Source {
         match self.phase {
             Phase::Offering | Phase::Streaming | Phase::Following => {
                 self.phase = Phase::Over;
-                vec![Effect::Finish(Outcome::Aborted)]
+                vec![Effect::OrderRelease, Effect::Finish(Outcome::Aborted)]
             }
             Phase::Freezing | Phase::Frozen(_) => {
                 self.phase = Phase::Over;
-                vec![Effect::RunOn, Effect::Finish(Outcome::Aborted)]
+                vec![Effect::RunOn, Effect::OrderRelease, Effect::Finish(Outcome::Aborted)]
             }
-            // The signature may already be on its way: only a quorum can tell who runs now.
-            Phase::Relinquishing(_) | Phase::HandedOver | Phase::Reclaiming => {
+            // The signature may already be on its way: only the log can tell who may run now. It is asked again after a
+            // grant in vain, too, because somebody may have decided otherwise meanwhile.
+            Phase::Relinquishing(_)
+            | Phase::HandedOver
+            | Phase::Reclaiming
+            | Phase::Electing
+            | Phase::Overruled => {
                 self.phase = Phase::Reclaiming;
-                vec![Effect::Reclaim]
+                vec![Effect::OrderAbort]
             }
             Phase::Over => Vec::new(),
         }
     }
+}
+
+/// Whether somebody else did something, so that the deadline moves. The answers to what this host asks itself do not count.
+fn is_progress(input: &Input) -> bool {
+    !matches!(
+        input,
+        Input::Tick
+            | Input::Undecided
+            | Input::Unordered
+            | Input::Overruled
+            | Input::Cut(_)
+            | Input::Certified(_)
+    )
 }
