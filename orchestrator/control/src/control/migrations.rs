@@ -144,7 +144,7 @@ impl Control {
         }
         let id = migration.vm;
         let vm = self.live(&id)?;
-        if !vm.grants.is_empty() {
+        if !vm.grants.is_empty() || vm.host != source {
             return Err(self.decided_otherwise(&operation, &migration));
         }
         let head = self.check_relinquish(id, vm, relinquish, &source)?;

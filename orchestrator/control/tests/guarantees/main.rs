@@ -1,0 +1,12 @@
+//! What the control plane guarantees, through its public interface only.
+
+mod clients;
+mod groups;
+mod migrations;
+mod model;
+mod recovery;
+mod snapshots;
+mod speed;
+mod totality;
+mod vms;
+mod world;
