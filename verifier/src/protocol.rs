@@ -20,9 +20,17 @@
 //!  | HeadQuery{vm, nonce}                   | Head
 //!  | Activate{activation, grant, cert k}    | Voted | Refused
 //!  | Activated{activation certificate}      | Done | Refused
+//!  | SlotRequest{vm, slot}                  | Slot | Behind | Refused     (operators and hosts)
+//!  | StateRequest{grant, slot}              | State, StatePart* | Behind | Refused      (the host that the grant names)
 //! ```
+//!
+//! The last two serve [recovery](crate::core::handout): the host is dead, and another one takes up what verifiers signed.
+
+#[cfg(test)]
+mod tests;
 
 use borsh::{BorshDeserialize, BorshSerialize};
+use quorate_attest::encoding::Bounded;
 use quorate_attest::id::{Generation, Nonce, Slot, VmId};
 use quorate_attest::key::Signature;
 use quorate_attest::merkle::{Frontier, Sha256Tree};
@@ -31,6 +39,8 @@ use quorate_attest::vm::{
     SlotCertificate, SlotStatement, VmSpec,
 };
 use quorate_transport::wire_enum;
+
+use crate::core::RECENT_STATEMENTS;
 
 /// Largest guest image that travels, bytes.
 pub const IMAGE_BYTES_MAX: usize = 16 << 20;
@@ -44,6 +54,10 @@ pub const SLOT_DOORBELLS_MAX: u64 = 1 << 20;
 pub const CHAIN_STATEMENTS_MAX: usize = 16_384;
 /// Most pages a SAMPLED verifier asks for about one slot.
 pub const CHALLENGE_PAGES_MAX: usize = 64;
+/// Largest part of a state that travels in one message, bytes.
+pub const STATE_PART_BYTES_MAX: usize = 1 << 20;
+const PROPOSE_BYTES_MAX: usize = SLOT_INPUT_BYTES_MAX + SLOT_INPUTS_MAX * 4 + 4096;
+const ACTIVATION_BYTES_MAX: usize = 16_384;
 
 /// Introduces a VM: anyone can check that `spec` hashes to the VM's id and `image` to the digest in `spec`.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -120,6 +134,24 @@ pub struct Activate {
     pub certificate: SlotCertificate,
 }
 
+/// Asks for a slot that the verifier signed, so that it can be shown to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct SlotRequest {
+    /// The VM.
+    pub vm: VmId,
+    /// The slot.
+    pub slot: Slot,
+}
+
+/// Asks for the state of the slot that a generation may be created from.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct StateRequest {
+    /// The orchestrators' word that the asking host may create the generation.
+    pub grant: DecisionCertificate,
+    /// The granted slot.
+    pub slot: Slot,
+}
+
 wire_enum! {
     /// Everything a host may send to a verifier.
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +159,7 @@ wire_enum! {
         /// Introduces a VM.
         1 => Register(Register) <= IMAGE_BYTES_MAX + 4096,
         /// Asks for an attestation.
-        2 => Propose(Propose) <= SLOT_INPUT_BYTES_MAX + SLOT_INPUTS_MAX * 4 + 4096,
+        2 => Propose(Propose) <= PROPOSE_BYTES_MAX,
         /// Answers a challenge.
         3 => Pages(Pages) <= CHALLENGE_PAGES_MAX * 5120 + 16,
         /// Offers a certified state.
@@ -137,7 +169,11 @@ wire_enum! {
         /// Asks for a vote.
         6 => Activate(Activate) <= 16384,
         /// Announces a generation.
-        7 => Activated(ActivationCertificate) <= 16384,
+        7 => Activated(ActivationCertificate) <= ACTIVATION_BYTES_MAX,
+        /// Asks for a signed slot with its inputs.
+        8 => SlotRequest(SlotRequest) <= 64,
+        /// Asks for a state.
+        9 => StateRequest(StateRequest) <= 16384,
     }
 }
 
@@ -196,6 +232,47 @@ pub struct NeedRegistration {}
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Empty {}
 
+/// A slot that the verifier signed. Everything in it proves itself, except for `follows`.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct SignedSlot {
+    /// What the host proposed.
+    pub proposal: Proposal,
+    /// What this verifier answered.
+    pub attestation: Attestation,
+    /// The inputs of the transition; absent when the verifier was restarted since.
+    pub inputs: Option<Vec<Vec<u8>>>,
+    /// How the verifier's present generation began; absent in generation 0.
+    pub activation: Option<ActivationCertificate>,
+    /// Whether the verifier could replay the slot after its newest one.
+    pub follows: bool,
+}
+
+/// What is known about a state whose bytes follow in [`StatePart`]s, in the format of [`quorate_vmm::state_stream`].
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct StateHead {
+    /// The VM and its image.
+    pub register: Register,
+    /// The slot.
+    pub statement: SlotStatement,
+    /// Its certificate, where the verifier has seen one.
+    pub certificate: Option<SlotCertificate>,
+    /// The input log up to the slot.
+    pub input_log: Frontier<Sha256Tree>,
+    /// The VM's statement log up to and including the slot.
+    pub statements: Frontier<Sha256Tree>,
+    /// Statements directly before the slot, oldest first: at most [`RECENT_STATEMENTS`].
+    pub history: Vec<SlotStatement>,
+    /// How the present generation began; absent in generation 0.
+    pub activation: Option<ActivationCertificate>,
+}
+
+/// The next bytes of a state.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct StatePart {
+    /// At most [`STATE_PART_BYTES_MAX`].
+    pub bytes: Vec<u8>,
+}
+
 /// Nothing more to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Done {}
@@ -233,5 +310,11 @@ wire_enum! {
         9 => Done(Done) <= 16,
         /// It is refused.
         10 => Refused(Refused) <= 4096,
+        /// A signed slot.
+        11 => Slot(SignedSlot) <= PROPOSE_BYTES_MAX + ACTIVATION_BYTES_MAX + 4096,
+        /// A state follows.
+        12 => State(StateHead) <= IMAGE_BYTES_MAX + 65_536 + RECENT_STATEMENTS * SlotStatement::LIMIT,
+        /// Bytes of a state.
+        13 => StatePart(StatePart) <= STATE_PART_BYTES_MAX + 4,
     }
 }

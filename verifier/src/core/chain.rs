@@ -52,6 +52,12 @@ impl Chain {
         self.recent.get(usize::try_from(at).ok()?)
     }
 
+    /// The newest statements, oldest first: at most [`RECENT_STATEMENTS`], the head among them.
+    #[must_use]
+    pub fn recent(&self) -> &[SlotStatement] {
+        &self.recent
+    }
+
     /// The log of all statements: its root and size are what a cosignature covers.
     #[must_use]
     pub fn log(&self) -> Frontier<Sha256Tree> {

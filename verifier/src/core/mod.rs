@@ -31,8 +31,10 @@
 mod activate;
 mod adopt;
 mod chain;
+pub mod handout;
 mod head;
 mod identity;
+mod kept;
 mod propose;
 mod refusal;
 mod registration;
@@ -63,6 +65,7 @@ pub use transition::{check_inputs, check_link, compare, measurement_of};
 
 use crate::protocol::{Behind, Done, FromVerifier, NeedState, Refused, ToVerifier};
 use adopt::Adoption;
+use kept::KeptSlots;
 use propose::Candidate;
 
 /// What a machine measured at the end of a transition.
@@ -127,7 +130,7 @@ pub enum Effect {
     /// Execute a transition and report with [`Input::Replayed`].
     Replay {
         /// What the guest receives.
-        inputs: Vec<Vec<u8>>,
+        inputs: Arc<Vec<Vec<u8>>>,
         /// Where to stop.
         until: Position,
     },
@@ -167,6 +170,8 @@ pub struct VmCore {
     state: VmState,
     /// Statement whose state the shell's machine is in.
     machine: Option<StatementDigest>,
+    /// Newest slots signed since the start, with their inputs.
+    kept: KeptSlots,
     pending: Pending,
 }
 
@@ -175,7 +180,15 @@ impl VmCore {
     #[must_use]
     pub fn new(context: Arc<Context>, state: VmState, genesis: Measurement) -> Self {
         let vm = state.spec.id();
-        Self { context, vm, genesis, state, machine: None, pending: Pending::Nothing }
+        Self {
+            context,
+            vm,
+            genesis,
+            state,
+            machine: None,
+            kept: KeptSlots::default(),
+            pending: Pending::Nothing,
+        }
     }
 
     /// The VM.
@@ -217,6 +230,9 @@ impl VmCore {
             (_, ToVerifier::Activated(certificate)) => self.activated(&certificate),
             (_, ToVerifier::HeadQuery(query)) => Ok(vec![self.head(query.nonce)]),
             (_, ToVerifier::Register(_)) => Ok(vec![done()]),
+            (_, ToVerifier::SlotRequest(request)) => self.slot_requested(request.slot),
+            // Needs to know who asks: see [`VmCore::hand_out`].
+            (_, ToVerifier::StateRequest(_)) => Err(Refusal::Unexpected { message: "StateRequest" }),
             (Pending::Pages { candidate, asked }, ToVerifier::Pages(pages)) => {
                 self.proven(now, *candidate, &asked, &pages)
             }

@@ -1,6 +1,7 @@
 //! `Propose`: from a host's statement to this verifier's attestation.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use quorate_attest::VerifyError;
 use quorate_attest::merkle::{Frontier, Sha256Tree};
@@ -19,6 +20,8 @@ pub(super) struct Candidate {
     pub(super) proposal: Proposal,
     /// Inputs up to the proposed slot.
     pub(super) input_log: Frontier<Sha256Tree>,
+    /// Inputs of the transition that ends in it.
+    pub(super) inputs: Arc<Vec<Vec<u8>>>,
 }
 
 impl Candidate {
@@ -130,7 +133,7 @@ impl VmCore {
             return Ok(vec![need_state(self.state.chain.next())]);
         };
         let input_log = check_inputs(&self.state.spec, log, body, &inputs)?;
-        let candidate = Candidate { input_log, proposal };
+        let candidate = Candidate { input_log, inputs: Arc::new(inputs), proposal };
         if self.state.chain.head().is_none() {
             compare(&candidate.statement().body, &observed_at_genesis(&self.genesis))?;
             return Ok(self.attest(now, candidate));
@@ -138,10 +141,10 @@ impl VmCore {
         if !replays {
             return Ok(self.draw(candidate));
         }
-        self.replay(candidate, inputs)
+        self.replay(candidate)
     }
 
-    fn replay(&mut self, candidate: Candidate, inputs: Vec<Vec<u8>>) -> Result<Vec<Effect>, Refusal> {
+    fn replay(&mut self, candidate: Candidate) -> Result<Vec<Effect>, Refusal> {
         let Some(head) = self.state.chain.head() else {
             return Err(Refusal::Unexpected { message: "replay" });
         };
@@ -157,7 +160,7 @@ impl VmCore {
         self.machine = None;
         let body = &candidate.statement().body;
         let until = Position { inputs: body.end_input, doorbells: body.doorbells };
-        effects.push(Effect::Replay { inputs, until });
+        effects.push(Effect::Replay { inputs: Arc::clone(&candidate.inputs), until });
         self.pending = Pending::Replay(Box::new(candidate));
         Ok(effects)
     }
@@ -180,7 +183,7 @@ impl VmCore {
 
     /// Signs. Nothing may be checked after this.
     pub(super) fn attest(&mut self, now: u64, candidate: Candidate) -> Vec<Effect> {
-        let Candidate { proposal, input_log } = candidate;
+        let Candidate { proposal, input_log, inputs } = candidate;
         let statement = &proposal.statement;
         let place = (statement.body.generation, statement.slot);
         assert!(self.state.signed.as_ref().is_none_or(|signed| signed.place() < place), "places ascend");
@@ -193,6 +196,7 @@ impl VmCore {
         };
         let signed = Signed { proposal, attestation, cosignature };
         let answer = attested(&signed);
+        self.kept.keep(&signed, inputs);
         let persist = self.record(Record::Signed { signed: Box::new(signed), input_log });
         vec![persist, send(FromVerifier::Attested(answer))]
     }

@@ -31,6 +31,7 @@ use quorate_attest::vm::Mode;
 use quorate_transport::bulk::Bulk;
 use quorate_transport::{Connection, Endpoint, Exchange, Limits, Members, Role, TransportError};
 use quorate_vmm::platform::PlatformClass;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::task::JoinSet;
 
@@ -50,6 +51,8 @@ use writer::Writer;
 const EVIDENCE: &str = "evidence";
 /// Files of evidence that are kept. The first ones convict; more only fill the disk.
 const EVIDENCE_FILES_MAX: usize = 1024;
+/// States that are handed out at once: each is a copy of a VM's memory.
+const STATES_STREAMED_MAX: usize = 2;
 /// How long a node waits for its threads when it is asked to end.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 
@@ -147,6 +150,8 @@ struct Shared<C> {
     bulk: Bulk,
     fatal: UnboundedSender<Fatal>,
     limits: VmLimits,
+    /// Room for states that are handed out.
+    streams: Arc<Semaphore>,
 }
 
 /// Bounds on what hosts may register.
@@ -223,7 +228,9 @@ impl<C: Conduct> Node<C> {
         let bulk = endpoint.bulk();
         let Config { vms_max, memory_total_bytes_max, .. } = loaded.config;
         let limits = VmLimits { vms_max, memory_total_bytes_max };
-        let shared = Arc::new(Shared { context, conduct, counters, data, writer, bulk, fatal, limits });
+        let streams = Arc::new(Semaphore::new(STATES_STREAMED_MAX));
+        let shared =
+            Arc::new(Shared { context, conduct, counters, data, writer, bulk, fatal, limits, streams });
         let router = Router::start(Arc::clone(&shared), states)?;
         Ok(Self { endpoint, router, shared, fatal: ended, writing })
     }
@@ -366,6 +373,10 @@ async fn converse<C: Conduct>(
         .await;
     let mut pages = Some(pages);
     while let Some(answer) = answered.recv().await {
+        if matches!(answer, FromVerifier::State(_)) {
+            // Attestations on the same connection go before the pages of a state.
+            exchange.set_priority(-1);
+        }
         exchange.send(&answer).await?;
         shared.conduct.step(Step::AfterSend);
         if !matches!(answer, FromVerifier::Challenge(_)) {

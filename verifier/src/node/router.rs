@@ -22,7 +22,7 @@ const JOBS_WAITING: usize = 32;
 /// KiB of the requests that wait for all VMs together.
 const QUEUED_KIB_MAX: usize = 256 << 10;
 /// Folder of the images in the data directory.
-const IMAGES: &str = "images";
+pub(super) const IMAGES: &str = "images";
 
 #[derive(Default)]
 struct Vms {
@@ -231,11 +231,14 @@ fn vm_of(request: &ToVerifier) -> Option<VmId> {
         ToVerifier::HeadQuery(query) => query.vm,
         ToVerifier::Activate(activate) => activate.activation.vm,
         ToVerifier::Activated(certificate) => certificate.activation.vm,
+        ToVerifier::SlotRequest(request) => request.vm,
+        ToVerifier::StateRequest(request) => request.grant.decision.vm,
         ToVerifier::Pages(_) => return None,
     })
 }
 
-/// Hosts may ask for everything. Others may ask what is signed by somebody else anyway.
+/// Hosts may ask for everything. Others may ask what is signed by somebody else anyway; operators may also carry slots
+/// of a dead host from one verifier to another.
 fn is_permitted(role: Role, request: &ToVerifier) -> bool {
     let anyone = matches!(
         request,
@@ -244,5 +247,6 @@ fn is_permitted(role: Role, request: &ToVerifier) -> bool {
             | ToVerifier::Activated(_)
             | ToVerifier::Register(_)
     );
-    role == Role::Host || (anyone && role != Role::Client)
+    let carried = matches!(request, ToVerifier::SlotRequest(_) | ToVerifier::Propose(_));
+    role == Role::Host || (anyone && role != Role::Client) || (carried && role == Role::Operator)
 }

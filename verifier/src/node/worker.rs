@@ -1,5 +1,7 @@
 //! The thread of one VM: takes one request after another and performs what the rules say.
 
+mod handout;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -81,6 +83,10 @@ impl<C: Conduct> Worker<C> {
                 self.send(&caller, *answer);
                 return Ok(());
             }
+        }
+        if let ToVerifier::StateRequest(request) = request {
+            self.hand_out(&request, &caller);
+            return Ok(());
         }
         let mut effects = self.step(Input::Message(Box::new(request)));
         while let Some(effect) = effects.pop_front() {

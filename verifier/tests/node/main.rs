@@ -3,4 +3,5 @@
 mod cluster;
 mod crashes;
 mod processes;
+mod recovery;
 mod vm;

@@ -87,6 +87,11 @@ impl Vm {
 
     /// Inputs of a client; the first of a VM is its own specification.
     pub fn requests(&mut self, count: usize) -> Vec<Vec<u8>> {
+        self.requests_of(count, 7, 500)
+    }
+
+    /// Requests that store values of so many bytes under so many names.
+    fn requests_of(&mut self, count: usize, names: u64, bytes: usize) -> Vec<Vec<u8>> {
         let mut inputs = Vec::new();
         if self.sequence == 0 {
             inputs.push(to_bytes(&self.spec));
@@ -94,7 +99,7 @@ impl Vm {
         for _ in 0..count {
             self.sequence += 1;
             let (name, value) =
-                (format!("key-{}", self.sequence % 7).into_bytes(), vec![self.sequence as u8; 500]);
+                (format!("key-{}", self.sequence % names).into_bytes(), vec![self.sequence as u8; bytes]);
             let call = Call {
                 op: 2,
                 sequence: self.sequence,
@@ -105,6 +110,13 @@ impl Vm {
             inputs.push(to_bytes(&Request::sign(&key(9), self.id(), call)));
         }
         inputs
+    }
+
+    /// As [`Vm::next`], with large values that all stay in memory.
+    pub fn fill(&mut self, count: usize, bytes: usize) -> Propose {
+        let inputs = self.requests_of(count, u64::MAX, bytes);
+        self.run(&inputs);
+        self.end_slot(&inputs)
     }
 
     /// Executes a transition with `count` requests and proposes the slot it ends in.

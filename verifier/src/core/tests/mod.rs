@@ -6,4 +6,5 @@ pub(crate) mod model;
 mod properties;
 mod proposals;
 mod quorums;
+mod recovery;
 mod sampling;
