@@ -187,6 +187,11 @@ impl Endpoint {
         gate.block(&gate.peer(key), kind);
     }
 
+    /// Whether a key is blocked at present.
+    pub fn is_blocked(&self, key: &PublicKey) -> bool {
+        self.node.gate.is_blocked(key)
+    }
+
     /// What was counted since the start.
     pub fn counters(&self) -> &Counters {
         &self.node.gate.counters

@@ -82,10 +82,15 @@ impl Gate {
             return Err(TransportError::PeerRevoked { key: Some(*key) });
         }
         let role = self.directory.role(key).ok_or(TransportError::PeerUnknown { key: Some(*key) })?;
-        if self.peers().get(key).is_some_and(|peer| peer.lock().is_blocked(Instant::now())) {
+        if self.is_blocked(key) {
             return Err(TransportError::PeerBlocked { key: Some(*key) });
         }
         Ok(role)
+    }
+
+    /// Whether a key is blocked now.
+    pub(crate) fn is_blocked(&self, key: &PublicKey) -> bool {
+        self.peers().get(key).is_some_and(|peer| peer.lock().is_blocked(Instant::now()))
     }
 
     /// The record of a key, new if need be.
