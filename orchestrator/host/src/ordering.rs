@@ -267,3 +267,6 @@ pub fn check_migration(
         .map_err(|error| Refused { kind: "WrongMigration".to_owned(), detail: error.to_string() })?;
     Ok(destination)
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,8 +41,10 @@ pub struct Emigration {
     base: Option<(SlotCertificate, Arc<SlotState>)>,
     relinquish: Option<Relinquish>,
     instance: Nonce,
-    /// What the log decided after the guest had stopped.
+    /// What the log granted this host after the guest had stopped.
     grant: Option<DecisionCertificate>,
+    /// What it granted another host.
+    winner: Option<DecisionCertificate>,
     /// The destination's word that it will not run the VM.
     refusal: Option<Refusal>,
     stopped_ns: u64,
@@ -94,6 +96,7 @@ impl Agent {
             relinquish: None,
             instance: Nonce::from_bytes(fresh()?),
             grant: None,
+            winner: None,
             refusal: None,
             stopped_ns: 0,
             declined: None,
@@ -315,7 +318,7 @@ impl Agent {
                 self.step_emigration(Input::Granted)
             }
             Verdict::Overruled(grant) => {
-                emigration.grant = Some(*grant);
+                emigration.winner = Some(*grant);
                 self.step_emigration(Input::Overruled)
             }
             Verdict::Refused(why) | Verdict::Unordered(why) => {
@@ -364,7 +367,7 @@ impl Agent {
         let Some(generation) = emigration.relinquish.as_ref().map(|relinquish| relinquish.generation) else {
             return;
         };
-        let grants = emigration.grant.iter().cloned().collect();
+        let grants = emigration.winner.iter().cloned().collect();
         let (askers, group, agent) = (self.askers(), Arc::clone(&self.loaded.group), self.migration_handle());
         let vm = vm.id;
         tokio::spawn(async move {
@@ -525,6 +528,7 @@ impl Agent {
             relinquish: Some(relinquish),
             instance: Nonce::from_bytes(fresh()?),
             grant: None,
+            winner: None,
             refusal: None,
             stopped_ns: monotonic_ns(),
             declined: None,

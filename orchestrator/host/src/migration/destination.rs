@@ -12,7 +12,8 @@
 //! k-1 -> k that ends in exactly the certified digests, taken from the memory in place. Only then are votes for the
 //! generation asked for, and only a durable activation certificate lets the guest run.
 //!
-//! The log is asked once the handover is durable: a host that was granted a generation never forgets why.
+//! The log is asked once the handover is durable and the heads agree: a host that was granted a generation never forgets
+//! why, and no grant is given away for a slot from which nobody could go on.
 
 use quorate_attest::id::{Generation, Slot};
 
@@ -121,7 +122,6 @@ impl Destination {
         let mut effects = destination.take_handover(last);
         (destination.durable, destination.resumed) = (true, true);
         effects.retain(|effect| *effect != Effect::PersistHandover);
-        effects.push(Effect::OrderHandover(last));
         (destination, effects)
     }
 
@@ -180,15 +180,10 @@ impl Destination {
             Input::Slot(slot) => self.take_slot(slot),
             Input::Replayed(slot) => self.take_replayed(slot),
             Input::Handover(slot) => self.take_handover(slot),
-            Input::HandoverDurable => match self.last {
-                Some(slot) => {
-                    self.durable = true;
-                    let mut effects = vec![Effect::OrderHandover(slot)];
-                    effects.extend(self.decide());
-                    effects
-                }
-                None => Vec::new(),
-            },
+            Input::HandoverDurable => {
+                self.durable = true;
+                self.order_when_sound()
+            }
             Input::Granted => {
                 self.granted = true;
                 self.decide()
@@ -201,7 +196,7 @@ impl Destination {
             }
             Input::HeadsAgree => {
                 self.heads = true;
-                self.decide()
+                self.order_when_sound()
             }
             Input::Elected(generation) if self.phase == Phase::Voting => {
                 self.phase = Phase::Committing(generation);
@@ -258,6 +253,17 @@ impl Destination {
         vec![Effect::CollectCertificate(slot), Effect::AskHeads(slot), Effect::PersistHandover]
     }
 
+    fn order_when_sound(&mut self) -> Vec<Effect> {
+        match self.last {
+            Some(slot) if self.phase == Phase::Deciding && self.durable && self.heads && !self.granted => {
+                let mut effects = vec![Effect::OrderHandover(slot)];
+                effects.extend(self.decide());
+                effects
+            }
+            _ => self.decide(),
+        }
+    }
+
     fn decide(&mut self) -> Vec<Effect> {
         match self.last {
             Some(slot)
@@ -285,14 +291,11 @@ impl Destination {
             }
             (Phase::Deciding, Some(slot)) if self.resumed => {
                 self.deadline_ms = now_ms.saturating_add(self.timeout_ms);
-                let mut again = Vec::new();
-                if !self.heads {
-                    again.push(Effect::AskHeads(slot));
+                match (self.heads, self.granted) {
+                    (false, _) => vec![Effect::AskHeads(slot)],
+                    (true, false) => vec![Effect::OrderHandover(slot)],
+                    (true, true) => Vec::new(),
                 }
-                if !self.granted {
-                    again.push(Effect::OrderHandover(slot));
-                }
-                again
             }
             _ => self.decline("PeerTimeout"),
         }

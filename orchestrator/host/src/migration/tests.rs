@@ -355,14 +355,18 @@ fn votes_wait_for_each_of_the_five_proofs() {
 }
 
 #[test]
-fn the_log_is_asked_once_the_handover_is_durable() {
-    let (mut destination, _) = Destination::begin(0, TIMEOUT_MS, Slot(5));
-    destination.step(0, destination::Input::Loaded);
-    destination.step(0, destination::Input::Slot(Slot(6)));
-    let effects = destination.step(0, destination::Input::Handover(Slot(6)));
-    assert!(!effects.contains(&destination::Effect::OrderHandover(Slot(6))), "{effects:?}");
-    let effects = destination.step(0, destination::Input::HandoverDurable);
-    assert_eq!(effects, [destination::Effect::OrderHandover(Slot(6))]);
+fn the_log_is_asked_once_the_handover_is_durable_and_nothing_newer_is_known() {
+    use destination::Input::{HandoverDurable, HeadsAgree};
+    for [first, second] in [[HandoverDurable, HeadsAgree], [HeadsAgree, HandoverDurable]] {
+        let (mut destination, _) = Destination::begin(0, TIMEOUT_MS, Slot(5));
+        destination.step(0, destination::Input::Loaded);
+        destination.step(0, destination::Input::Slot(Slot(6)));
+        let mut effects = destination.step(0, destination::Input::Handover(Slot(6)));
+        effects.extend(destination.step(0, first));
+        assert!(!effects.contains(&destination::Effect::OrderHandover(Slot(6))), "{effects:?}");
+        let effects = destination.step(0, second);
+        assert_eq!(effects, [destination::Effect::OrderHandover(Slot(6))]);
+    }
 }
 
 #[test]
@@ -393,14 +397,13 @@ fn a_destination_whose_votes_may_be_out_since_before_its_restart_does_not_declin
     let (mut destination, _) = Destination::resume(0, TIMEOUT_MS, Slot(6));
     for round in 1..4 {
         let effects = destination.step(round * TIMEOUT_MS, destination::Input::Tick);
-        assert_eq!(
-            effects,
-            [destination::Effect::AskHeads(Slot(6)), destination::Effect::OrderHandover(Slot(6))]
-        );
+        assert_eq!(effects, [destination::Effect::AskHeads(Slot(6))]);
     }
     destination.step(0, destination::Input::Certified(Slot(6)));
-    destination.step(0, destination::Input::Granted);
-    let effects = destination.step(0, destination::Input::HeadsAgree);
+    let ask = [destination::Effect::OrderHandover(Slot(6))];
+    assert_eq!(destination.step(0, destination::Input::HeadsAgree), ask);
+    assert_eq!(destination.step(9 * TIMEOUT_MS, destination::Input::Tick), ask, "the log did not answer");
+    let effects = destination.step(0, destination::Input::Granted);
     assert_eq!(effects, [destination::Effect::RequestVotes(Slot(6))]);
 }
 
