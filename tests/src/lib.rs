@@ -2,7 +2,8 @@
 //! tests ask about it afterwards.
 //!
 //! ```text
-//! Setup ──▶ World::start ──▶ quorate-verifier × 4, quorate-host × 2 (or quorate-faulty), a kv VM on host-a
+//! Setup ──▶ World::start ──▶ quorate-orchestrator × 4, quorate-verifier × 4, quorate-host × 2 (or quorate-faulty),
+//!                              a registered kv VM on host-a
 //!                              │
 //!             load, migrate, kill, restart: the test
 //!                              │

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use quorate_attest::id::{ImageDigest, Nonce, Slot, VmId};
 use quorate_attest::statement::Kind;
-use quorate_attest::vm::{InputPolicy, OutputPolicy, SlotCertificate, VmSpec};
+use quorate_attest::vm::{DecisionCertificate, InputPolicy, OutputPolicy, SlotCertificate, VmSpec};
 use quorate_cli::cluster::{Cluster, Plan, log};
+use quorate_cli::control_client::{ControlClient, ControlError};
 use quorate_cli::load::{self, Load, random_key};
 use quorate_guest_images::KV;
-use quorate_host::client::hosts::{HostError, Operator, SlotRecords};
+use quorate_host::client::hosts::{HostError, SlotRecords};
 use quorate_host::client::{CallError, Patience, Target, VmClient};
 use quorate_host::protocol::{Report, Status};
 use quorate_kv::Operation;
@@ -38,6 +39,8 @@ static TURN: OnceLock<Arc<Mutex<()>>> = OnceLock::new();
 pub struct Setup {
     /// Conducts by node name.
     pub conducts: Vec<(&'static str, String)>,
+    /// Orchestrators.
+    pub orchestrators: usize,
     /// Verifiers.
     pub verifiers: usize,
     /// How many of them, the last ones, sample.
@@ -50,7 +53,14 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { conducts: Vec::new(), verifiers: 4, sampled: 0, memory_mib: 16, migration_timeout_ms: 3000 }
+        Self {
+            conducts: Vec::new(),
+            orchestrators: 4,
+            verifiers: 4,
+            sampled: 0,
+            memory_mib: 16,
+            migration_timeout_ms: 3000,
+        }
     }
 }
 
@@ -68,8 +78,8 @@ impl Setup {
 pub struct World {
     /// The processes.
     pub cluster: Cluster,
-    /// The operator.
-    pub operator: Arc<Operator>,
+    /// The operator, with connections to the orchestrators and to the hosts.
+    pub control: Arc<ControlClient>,
     /// The VM as clients see it.
     pub target: Arc<Target>,
     migration_timeout_ms: u32,
@@ -108,6 +118,7 @@ impl World {
         let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a folder").keep();
         println!("files: {}", folder.display());
         let mut plan = Plan::new(&folder, programs());
+        plan.orchestrators = setup.orchestrators;
         plan.verifiers = setup.verifiers;
         plan.sampled = setup.sampled;
         plan.migration_timeout_ms = setup.migration_timeout_ms;
@@ -118,12 +129,12 @@ impl World {
             .collect::<BTreeMap<_, _>>();
         let cluster = Cluster::start(plan).await.expect("the cluster starts");
         let hosts = cluster.hosts();
-        let operator = Arc::new(Operator::new(cluster.operator(), hosts.clone()).expect("a socket"));
+        let control = Arc::new(ControlClient::of_folder(cluster.folder()).expect("a socket"));
         let spec = spec(&cluster, setup.memory_mib);
         let target = Arc::new(Target::new(Arc::new(cluster.group().clone()), spec.clone(), hosts));
-        operator.start(A, spec, KV.elf.to_vec()).await.expect("the VM starts");
+        control.create(spec, KV.elf.to_vec()).await.expect("the VM is registered and starts");
         let migration_timeout_ms = setup.migration_timeout_ms as u32;
-        Self { cluster, operator, target, migration_timeout_ms, folder, _turn: turn }
+        Self { cluster, control, target, migration_timeout_ms, folder, _turn: turn }
     }
 
     /// The VM.
@@ -175,19 +186,45 @@ impl World {
         until(&format!("{goal} answers"), RECOVERY, look).await;
     }
 
-    /// Moves the VM and waits for the end.
+    /// Orders that the VM moves, and has its host do it; waits for the end. `from` is the host that runs it.
     ///
     /// # Errors
-    /// The source cannot be reached or refuses the order.
-    pub async fn migrate(&self, from: usize, to: usize) -> Result<Report, HostError> {
+    /// The order is refused, or the source cannot be reached.
+    pub async fn migrate(&self, from: usize, to: usize) -> Result<Report, ControlError> {
         self.begin_migration(from, to).await.expect("the task ends")
     }
 
     /// Moves the VM in a task of its own, so that nodes can be restarted meanwhile.
-    pub fn begin_migration(&self, from: usize, to: usize) -> JoinHandle<Result<Report, HostError>> {
-        let (operator, vm, timeout_ms) = (Arc::clone(&self.operator), self.vm(), self.migration_timeout_ms);
+    pub fn begin_migration(&self, from: usize, to: usize) -> JoinHandle<Result<Report, ControlError>> {
+        let (control, vm, timeout_ms) = (Arc::clone(&self.control), self.vm(), self.migration_timeout_ms);
+        let source = self.target.hosts()[from].key;
         let destination = self.target.hosts()[to].key;
-        tokio::spawn(async move { operator.migrate(from, vm, destination, timeout_ms, |_| {}).await })
+        tokio::spawn(async move {
+            let look = async || {
+                let record = control.vm(vm).await.map_err(|error| error.to_string())?;
+                let host = record.map(|record| record.host);
+                if host == Some(source) { Ok(()) } else { Err(format!("{host:?}")) }
+            };
+            until("the registry names the source", RECOVERY, look).await;
+            control.migrate(vm, destination, timeout_ms, |_| {}).await
+        })
+    }
+
+    /// Orders that the VM moves; its host is not told yet.
+    ///
+    /// # Panics
+    /// The orchestrators refuse.
+    pub async fn begin(&self, to: usize) -> DecisionCertificate {
+        let record =
+            self.control.vm(self.vm()).await.expect("the registry answers").expect("it is registered");
+        let destination = self.target.hosts()[to].key;
+        self.control.begin(self.vm(), record.next_generation, destination).await.expect("the order is given")
+    }
+
+    /// Shows the VM's host an order that was given before.
+    pub fn follow(&self, from: usize, order: DecisionCertificate) -> JoinHandle<Result<Report, HostError>> {
+        let (control, timeout_ms) = (Arc::clone(&self.control), self.migration_timeout_ms);
+        tokio::spawn(async move { control.operator().migrate(from, order, timeout_ms, |_| {}).await })
     }
 
     /// Moves the VM while clients work; nothing they wrote may be lost, whatever becomes of the migration.
@@ -209,7 +246,7 @@ impl World {
     /// # Errors
     /// It cannot be reached.
     pub async fn status(&self, host: usize) -> Result<Status, HostError> {
-        self.operator.status(host).await
+        self.control.operator().status(host).await
     }
 
     /// Waits until exactly one host serves the VM: it says so, the other does not, and its answers are believed.
@@ -278,7 +315,7 @@ impl World {
     /// # Panics
     /// It cannot be reached.
     pub async fn records(&self, host: usize) -> SlotRecords {
-        self.operator.export(host, Slot(0)).await.expect("the host exports")
+        self.control.operator().export(host, Slot(0)).await.expect("the host exports")
     }
 
     /// Checks all certificates of a host offline, and that no slot is certified twice.
@@ -294,7 +331,10 @@ impl World {
         }
         for activation in &records.activations {
             let expected = group.expect(self.vm(), Kind::ACTIVATE);
-            activation.verify(group, &expected, None).expect("an activation certificate verifies");
+            let orchestrators = &self.cluster.folder().orchestrators;
+            activation
+                .verify(group, &expected, Some(orchestrators))
+                .expect("an activation certificate verifies, with its grant");
         }
         assert!(
             records.certificates.windows(2).all(|pair| follows(&pair[0], &pair[1])),
@@ -318,7 +358,7 @@ impl World {
 
     /// Ends the cluster in good order.
     pub async fn stop(mut self) {
-        self.operator.close().await;
+        self.control.close().await;
         self.cluster.stop().await;
     }
 }

@@ -3,7 +3,7 @@
 use quorate_attest::encoding::from_bytes;
 use quorate_attest::id::Generation;
 use quorate_attest::statement::Kind;
-use quorate_attest::vm::ConflictingCertificates;
+use quorate_attest::vm::{Action, ConflictingCertificates};
 use quorate_faulty::host::liars::CONFLICT_FILE;
 use quorate_faulty::report;
 use quorate_host::protocol::Report;
@@ -196,6 +196,28 @@ async fn attack_outcome(world: &World, host: &str) -> serde_json::Value {
     let folder = world.cluster.data_dir(host);
     let look = async || report::read(&folder).pop().ok_or("nothing yet");
     until("the attacker's report", Duration::from_secs(20), look).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migration_that_the_orchestrators_did_not_order_is_refused_by_the_source() {
+    let world = World::start(Setup::default()).await;
+    let order = world.begin(B).await;
+    let mut few = order.clone();
+    few.signatures.truncate(2);
+    let mut redirected = order.clone();
+    let keys = world.target.hosts();
+    redirected.decision.action = Action::Migrate { source: keys[A].key, destination: keys[A].key };
+    for (forged, kind) in [(few, "QuorumNotReached"), (redirected, "BadSignature")] {
+        let refused = world.follow(A, forged).await.unwrap().unwrap_err();
+        assert_eq!(refused.kind(), kind, "{refused}");
+    }
+    let report = world.follow(A, order.clone()).await.unwrap().unwrap();
+    assert_eq!((report.result.as_str(), report.generation), ("activated", Generation(1)), "{report:?}");
+    let again = world.follow(B, order).await.unwrap().unwrap_err();
+    assert_eq!(again.kind(), "FencedGeneration", "an order is used once: {again}");
+    assert_eq!(world.one_active().await, B);
+    world.assert_no_second_signature();
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

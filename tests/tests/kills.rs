@@ -21,12 +21,13 @@ const SOURCE: [Step; 8] = [
 ];
 
 /// Steps of a migration that the destination takes.
-const DESTINATION: [Step; 9] = [
+const DESTINATION: [Step; 10] = [
     Step::OfferAccepted,
     Step::BaseLoaded,
     Step::SlotReplayed,
     Step::HandoverReceived,
     Step::HandoverDurable,
+    Step::Granted,
     Step::VotesRequested,
     Step::Elected,
     Step::GenerationDurable,
@@ -115,6 +116,7 @@ deaths! { "host-b":
     destination_killed_after_a_replay_leaves_one_instance = SlotReplayed,
     destination_killed_with_the_handover_received_leaves_one_instance = HandoverReceived,
     destination_killed_with_the_handover_durable_leaves_one_instance = HandoverDurable,
+    destination_killed_when_granted_the_generation_leaves_one_instance = Granted,
     destination_killed_before_it_asks_for_votes_leaves_one_instance = VotesRequested,
     destination_killed_when_elected_leaves_one_instance = Elected,
     destination_killed_with_the_generation_durable_leaves_one_instance = GenerationDurable,
@@ -206,6 +208,55 @@ async fn verifier_killed_before_it_stores_evidence_signs_nothing_twice() {
     world.one_active().await;
     let load = load.finish().await.unwrap();
     assert_eq!(load.lost, 0, "{load:?}");
+    world.assert_no_second_signature();
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f_orchestrators_killed_during_a_migration_do_not_stop_it_and_come_back() {
+    let mut world = World::start(setup()).await;
+    let load = world.load();
+    world.served(&load, 30).await;
+    let moving = world.begin_migration(A, B);
+    world.cluster.node("orchestrator-1").unwrap().kill().await;
+    let report = moving.await.unwrap().unwrap();
+    assert_eq!(report.result, "activated", "{report:?}");
+    world.cluster.restart("orchestrator-1", None).await.unwrap();
+    assert_eq!(world.migrate(B, A).await.unwrap().result, "activated");
+    assert_eq!(world.one_active().await, A);
+    let load = load.finish().await.unwrap();
+    assert_eq!(load.lost, 0, "{load:?}");
+    world.assert_no_second_signature();
+    world.stop().await;
+}
+
+/// Without a quorum of orchestrators nobody is granted a generation. A VM that runs goes on; one that was given up comes back
+/// as soon as they do.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_of_orchestrators_a_vm_runs_on_and_a_handover_waits() {
+    let mut world = World::start(setup()).await;
+    let order = world.begin(B).await;
+    let killed = ["orchestrator-2", "orchestrator-3"];
+    for name in killed {
+        world.cluster.node(name).unwrap().kill().await;
+    }
+    world.put("without", "a log").await.unwrap();
+    let moving = world.follow(A, order);
+    // The source gave the VM away, and nobody can be granted it.
+    let look = async || {
+        let status = world.status(A).await.map_err(|error| error.to_string())?;
+        if status.role == "relinquished" { Ok(()) } else { Err(status.role) }
+    };
+    until("the source has relinquished", DEATH, look).await;
+    let statuses = [world.status(A).await.unwrap(), world.status(B).await.unwrap()];
+    assert!(statuses.iter().all(|status| status.active_instances == 0), "{statuses:?}");
+    for name in killed {
+        world.cluster.restart(name, None).await.unwrap();
+    }
+    let active = world.one_active().await;
+    let report = moving.await.unwrap().unwrap();
+    assert_eq!(active == B, report.result == "activated", "{report:?}");
+    assert_eq!(world.get("without").await.unwrap(), b"a log");
     world.assert_no_second_signature();
     world.stop().await;
 }

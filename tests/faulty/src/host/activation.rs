@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use quorate_attest::group::GroupConfig;
-use quorate_attest::id::Nonce;
-use quorate_attest::key::Signature;
-use quorate_attest::vm::{Activation, Cause, Relinquish};
+use quorate_attest::id::{Nonce, OperationId};
+use quorate_attest::vm::{Action, Activation, Decision, DecisionCertificate};
 use quorate_host::agent::AgentHandle;
 use quorate_host::conduct::{Conduct, Step, View, VmView};
 use quorate_host::link::Asker;
@@ -48,10 +47,10 @@ fn second_instance(vm: &VmView<'_>) -> Option<Activate> {
     let first = vm.activation.as_ref()?;
     let activation = Activation { instance: OTHER_INSTANCE, ..first.activation.clone() };
     let certificate = vm.window.certificate(activation.slot)?;
-    Some(Activate { activation, cause: first.cause.clone(), certificate })
+    Some(Activate { activation, grant: first.grant.clone(), relinquish: None, certificate })
 }
 
-/// A destination that does not wait for the handover: it signs the source's Relinquish with its own key, asks for votes,
+/// A destination that does not wait for the handover: it signs the orchestrators' grant with its own key, asks for votes,
 /// runs the guest at once and answers clients.
 #[derive(Clone, Copy, Debug)]
 pub struct EarlyActivate;
@@ -77,19 +76,25 @@ impl Conduct for EarlyActivate {
 fn own_word(view: &View<'_>) -> Option<Activate> {
     let (vm, group) = (view.vm.as_ref()?, &view.loaded.group);
     let head = vm.head?;
-    let relinquish = Relinquish {
+    let decision = Decision {
+        group: view.loaded.orchestrators.id(),
+        epoch: view.loaded.orchestrators.epoch,
         vm: vm.id,
-        group: group.id(),
-        epoch: group.epoch,
-        generation: vm.generation,
-        slot: head.slot,
-        statement: head.digest(),
-        successor: view.loaded.key.public(),
-        signature: Signature::NONE,
+        generation: vm.generation.next()?,
+        operation: OperationId::ZERO,
+        index: 0,
+        action: Action::Grant { slot: head.slot, statement: head.digest(), host: view.loaded.key.public() },
     };
-    let cause = Cause::Relinquish(relinquish.signed(&view.loaded.key));
-    let activation = Activation::of(&cause, group.id(), group.epoch, OTHER_INSTANCE)?;
-    Some(Activate { activation, cause, certificate: vm.window.certificate(head.slot)? })
+    let need = view.loaded.orchestrators.rule().ok()?.quorum() as u16;
+    let signatures = (0..need).map(|index| (index, decision.sign(&view.loaded.key))).collect();
+    let activation = Activation::of(&decision, group.id(), group.epoch, OTHER_INSTANCE)?;
+    let certificate = vm.window.certificate(head.slot)?;
+    Some(Activate {
+        activation,
+        grant: DecisionCertificate { decision, signatures },
+        relinquish: None,
+        certificate,
+    })
 }
 
 /// Asks every verifier for its vote and reports what each said.
