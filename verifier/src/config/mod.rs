@@ -2,6 +2,7 @@
 //!
 //! Reading it collects every problem instead of stopping at the first, because an operator fixes a file once.
 
+pub mod epoch_files;
 pub mod group_file;
 pub mod hint;
 #[cfg(test)]
