@@ -1,0 +1,325 @@
+//! Configuration: one TOML file, overridden by the environment, overridden by flags.
+//!
+//! Reading it collects every problem instead of stopping at the first, because an operator fixes a file once.
+
+mod api_address;
+mod roots;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quorate_attest::group::GroupConfig;
+use quorate_attest::key::{PublicKey, SecretKey};
+use quorate_ordering::orderer::OrchestratorPeer;
+use quorate_verifier::config::group_file;
+use quorate_verifier::config::hint::unknown_keys;
+pub use quorate_verifier::config::{LogFormat, Problem};
+use quorate_verifier::key_file;
+use serde::{Deserialize, Serialize};
+
+pub use api_address::ApiAddress;
+pub use roots::Roots;
+
+/// What flags and the environment may override.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `listen`.
+    pub listen: Option<String>,
+    /// `data_dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `api`.
+    pub api: Option<String>,
+    /// `log`.
+    pub log: Option<LogFormat>,
+}
+
+/// Where a named node listens.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Address {
+    /// Name in the group.
+    pub name: String,
+    /// UDP address.
+    pub address: SocketAddr,
+}
+
+/// The file. Paths are relative to the folder the file is in.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of this member in the orchestrators' group.
+    pub name: String,
+    /// Key that signs receipts, decisions and the engine's votes.
+    pub key_file: PathBuf,
+    /// Key that signs C2SP cosignatures.
+    pub cosigner_key_file: PathBuf,
+    /// Key of the connections.
+    pub transport_key_file: PathBuf,
+    /// Genesis configuration of the orchestrators' group.
+    pub orchestrators_file: PathBuf,
+    /// Genesis configuration of the verifiers' group.
+    pub verifiers_file: PathBuf,
+    /// Offline keys that vouch for both genesis configurations. Without them the files are believed as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roots: Option<Roots>,
+    /// Address to listen on; port 0 takes any.
+    pub listen: String,
+    /// Directory of the log, the state and the sign-state.
+    pub data_dir: PathBuf,
+    /// Address of the HTTP API: loopback, or `unix:` and a path. Without one there is no HTTP API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
+    /// Addresses of the orchestrators, by name; one's own is not needed.
+    #[serde(default)]
+    pub orchestrators: Vec<Address>,
+    /// How long a request waits for its operation to be executed, milliseconds.
+    #[serde(default = "default_order_timeout_ms")]
+    pub order_timeout_ms: u64,
+    /// Most operations that wait here for their execution.
+    #[serde(default = "default_waiters_max")]
+    pub waiters_max: usize,
+    /// Most operations of one author that wait here for their execution.
+    #[serde(default = "default_author_waiters_max")]
+    pub author_waiters_max: usize,
+    /// How long a node that left the group still answers questions, milliseconds.
+    #[serde(default = "default_leave_grace_ms")]
+    pub leave_grace_ms: u64,
+    /// Form of the log.
+    #[serde(default, skip_serializing)]
+    pub log: LogFormat,
+}
+
+const KEYS: [&str; 16] = [
+    "name",
+    "key_file",
+    "cosigner_key_file",
+    "transport_key_file",
+    "orchestrators_file",
+    "verifiers_file",
+    "roots",
+    "listen",
+    "data_dir",
+    "api",
+    "orchestrators",
+    "order_timeout_ms",
+    "waiters_max",
+    "author_waiters_max",
+    "leave_grace_ms",
+    "log",
+];
+
+fn default_order_timeout_ms() -> u64 {
+    20_000
+}
+
+fn default_waiters_max() -> usize {
+    16_384
+}
+
+fn default_author_waiters_max() -> usize {
+    4096
+}
+
+fn default_leave_grace_ms() -> u64 {
+    30_000
+}
+
+impl Config {
+    /// Reads the file and applies the overrides.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let text = group_file::read_text(path)
+            .map_err(|e| vec![Problem::new("config", format!("{}: {e}", path.display()))])?;
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self::parse(&text, &base, overrides)
+    }
+
+    fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let bad = |e: toml::de::Error| vec![Problem::new("config", e.message().to_owned())];
+        let mut table: toml::Table = text.parse().map_err(bad)?;
+        let problems = unknown_keys(&table, &KEYS);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let text_of = |path: &PathBuf| toml::Value::String(path.to_string_lossy().into_owned());
+        let given = [
+            ("listen", overrides.listen.clone().map(toml::Value::String)),
+            ("api", overrides.api.clone().map(toml::Value::String)),
+            ("data_dir", overrides.data_dir.as_ref().map(text_of)),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value {
+                table.insert(key.to_owned(), value);
+            }
+        }
+        let mut config: Self = table.try_into().map_err(bad)?;
+        config.log = overrides.log.unwrap_or(config.log);
+        config.resolve(base, overrides);
+        Ok(config)
+    }
+
+    fn resolve(&mut self, base: &Path, overrides: &Overrides) {
+        let relative = [
+            &mut self.key_file,
+            &mut self.cosigner_key_file,
+            &mut self.transport_key_file,
+            &mut self.orchestrators_file,
+            &mut self.verifiers_file,
+        ];
+        for path in relative.into_iter().chain(self.roots.iter_mut().flat_map(Roots::files)) {
+            *path = base.join(&*path);
+        }
+        // What is given on the command line is relative to where the command runs.
+        if overrides.data_dir.is_none() {
+            self.data_dir = base.join(&self.data_dir);
+        }
+        if overrides.api.is_none()
+            && let Some(path) = self.api.as_ref().and_then(|api| api.strip_prefix("unix:"))
+        {
+            self.api = Some(format!("unix:{}", base.join(path).display()));
+        }
+    }
+
+    /// Opens what a start would open, except for the data directory.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn open(self) -> Result<Loaded, Vec<Problem>> {
+        let mut problems = self.limits();
+        let mut take = |result: Result<_, Problem>| result.map_err(|problem| problems.push(problem)).ok();
+        let vote_key = take(read_key("key_file", &self.key_file));
+        let cosigner_key = take(read_key("cosigner_key_file", &self.cosigner_key_file));
+        let transport_key = take(read_key("transport_key_file", &self.transport_key_file));
+        let mut take = |result: Result<_, Problem>| result.map_err(|problem| problems.push(problem)).ok();
+        let orchestrators = take(read_group("orchestrators_file", &self.orchestrators_file));
+        let verifiers = take(read_group("verifiers_file", &self.verifiers_file));
+        let listen = self.listen.parse::<SocketAddr>();
+        let listen =
+            listen.map_err(|e| problems.push(Problem::new("listen", format!("{:?}: {e}", self.listen)))).ok();
+        let api = self.api.as_ref().map(|text| text.parse::<ApiAddress>()).transpose();
+        let api = api.map_err(|text| problems.push(Problem::new("api", text))).ok();
+        let (Some(vote_key), Some(cosigner_key), Some(transport_key), Some(listen), Some(api)) =
+            (vote_key, cosigner_key, transport_key, listen, api)
+        else {
+            return Err(problems);
+        };
+        let (Some(orchestrators), Some(verifiers)) = (orchestrators, verifiers) else { return Err(problems) };
+        if let Some(roots) = &self.roots {
+            problems.extend(roots.check(&orchestrators, &verifiers));
+        }
+        problems.extend(foreign_keys(&self.name, &orchestrators, [&vote_key, &cosigner_key, &transport_key]));
+        let peers = self.peers(&orchestrators).map_err(|problem| problems.push(problem)).unwrap_or_default();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Loaded {
+            config: self,
+            listen,
+            api,
+            orchestrators,
+            verifiers,
+            peers,
+            vote_key,
+            cosigner_key,
+            transport_key,
+        })
+    }
+
+    /// The other members of the genesis with their addresses.
+    fn peers(&self, group: &GroupConfig) -> Result<Vec<OrchestratorPeer>, Problem> {
+        let own = SocketAddr::from(([0, 0, 0, 0], 0));
+        let peers = OrchestratorPeer::of_group(group, |name| match name == self.name {
+            true => Some(own),
+            false => self.address_of(name),
+        });
+        let missing =
+            |name| Problem::new("orchestrators", format!("no address for member {name} of {}", group.name));
+        let mut peers = peers.map_err(missing)?;
+        peers.retain(|peer| peer.member.name != self.name);
+        Ok(peers)
+    }
+
+    /// Address of an orchestrator, if the file gives one.
+    #[must_use]
+    pub fn address_of(&self, name: &str) -> Option<SocketAddr> {
+        self.orchestrators.iter().find(|entry| entry.name == name).map(|entry| entry.address)
+    }
+
+    /// How long a request waits for its operation to be executed.
+    #[must_use]
+    pub fn order_timeout(&self) -> Duration {
+        Duration::from_millis(self.order_timeout_ms)
+    }
+
+    fn limits(&self) -> Vec<Problem> {
+        let bounds = [
+            ("order_timeout_ms", self.order_timeout_ms, 10..=600_000),
+            ("waiters_max", self.waiters_max as u64, 1..=1_048_576),
+            ("author_waiters_max", self.author_waiters_max as u64, 1..=1_048_576),
+            ("leave_grace_ms", self.leave_grace_ms, 0..=3_600_000),
+        ];
+        let wrong = bounds.into_iter().filter(|(_, value, range)| !range.contains(value));
+        wrong
+            .map(|(key, value, range)| {
+                Problem::new(key, format!("{value} is not {} to {}", range.start(), range.end()))
+            })
+            .collect()
+    }
+}
+
+/// A configuration with everything it names.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The file's values.
+    pub config: Config,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where the HTTP API listens.
+    pub api: Option<ApiAddress>,
+    /// Genesis of the orchestrators' group.
+    pub orchestrators: GroupConfig,
+    /// Genesis of the verifiers' group.
+    pub verifiers: GroupConfig,
+    /// The other members of the orchestrators' genesis.
+    pub peers: Vec<OrchestratorPeer>,
+    /// Signs receipts, decisions and the engine's votes.
+    pub vote_key: SecretKey,
+    /// Signs cosignatures.
+    pub cosigner_key: SecretKey,
+    /// Key of the connections.
+    pub transport_key: SecretKey,
+}
+
+fn read_key(key: &str, path: &Path) -> Result<SecretKey, Problem> {
+    key_file::read(path).map_err(|e| Problem {
+        key: key.to_owned(),
+        text: e.to_string(),
+        exit_code: e.exit_code(),
+    })
+}
+
+fn read_group(key: &str, path: &Path) -> Result<GroupConfig, Problem> {
+    group_file::read(path).map_err(|problem| Problem { key: key.to_owned(), ..problem })
+}
+
+/// A member of the genesis must hold the keys that are listed for its name. Others may join by a later epoch.
+fn foreign_keys(name: &str, group: &GroupConfig, keys: [&SecretKey; 3]) -> Vec<Problem> {
+    let Some(member) = group.members.iter().find(|member| member.name == name) else { return Vec::new() };
+    let listed: [(&str, PublicKey); 3] = [
+        ("key_file", member.vote_key),
+        ("cosigner_key_file", member.cosigner_key),
+        ("transport_key_file", member.transport_key),
+    ];
+    let pairs = listed.into_iter().zip(keys.map(SecretKey::public));
+    pairs
+        .filter(|((_, want), have)| have != want)
+        .map(|((key, want), have)| {
+            Problem::new(key, format!("public key is {have}, group {} lists {want} for {name}", group.name))
+        })
+        .collect()
+}

@@ -1,0 +1,171 @@
+//! Heads of the other orchestrators, compared with one's own log every few seconds.
+//!
+//! Connections between orchestrators carry the engine's channels when the one with the lower transport key has dialled. Those that the one
+//! with the higher key dials carry heads: it sends its own and gets those of the other, so that one such connection serves both.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_attest::encoding::to_bytes;
+use quorate_attest::group::Member;
+use quorate_attest::id::to_hex;
+use quorate_attest::key::PublicKey;
+use quorate_ordering::protocol::{ANSWER_BYTES_MAX, CosignedHeads};
+use quorate_transport::{Connection, Exchange, TransportError, wire_enum};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::{EVIDENCE, Fatal, Refusal, Shared};
+use crate::exit;
+use crate::replica::heads::{Divergence, HeadComparison, Verdict};
+
+/// Time between two comparisons.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Time for one of them.
+const LIMIT: Duration = Duration::from_secs(5);
+
+wire_enum! {
+    /// What orchestrators tell each other about the executed log.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Compare {
+        /// Heads that the sender cosigned.
+        1 => Heads(CosignedHeads) <= ANSWER_BYTES_MAX,
+    }
+}
+
+/// Contradictions found by this node so far.
+#[derive(Debug, Default)]
+pub(super) struct Comparison(std::sync::Mutex<HeadComparison>);
+
+impl Shared {
+    /// Hands a connection of another member to the log, or compares heads on it.
+    pub(super) fn take_member(self: Arc<Self>, connection: Connection, connections: &mut JoinSet<()>) {
+        if connection.peer() > self.endpoint.public() {
+            connections.spawn(answer(self, connection));
+        } else if let Err(error) = self.log.attach(connection) {
+            tracing::debug!(error_kind = error.kind(), "connection of an orchestrator refused: {error}");
+        }
+    }
+
+    fn own_heads(&self) -> Result<CosignedHeads, Refusal> {
+        Ok(CosignedHeads(self.view()?.heads()?))
+    }
+
+    /// Compares what a member says with the log executed here. Ends the node if more than `f` contradict it.
+    fn compare(&self, member: &PublicKey, heads: &CosignedHeads) -> Result<(), Refusal> {
+        let group = self.replica().group().clone();
+        let Some(index) = group.members.iter().position(|known| known.transport_key == *member) else {
+            return Ok(());
+        };
+        let view = self.view()?;
+        let size = view.size()?;
+        let our_root = |at| if at <= size { view.root(at).map(Some) } else { Ok(None) };
+        let verdict = {
+            let mut found = self.comparison.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            found.compare(&group, index as u16, &heads.0, our_root)?
+        };
+        match verdict {
+            Verdict::Agree => {}
+            Verdict::Suspect(found) => self.keep(&found),
+            Verdict::WeDiverge(found) => {
+                self.keep(&found);
+                let detail = format!(
+                    "{} orchestrators cosigned another log; the evidence is in {}",
+                    found.len(),
+                    self.data.path().join(EVIDENCE).display()
+                );
+                let fatal = Fatal::new("ConflictingCertificates", detail, exit::SAFETY);
+                self.never_sign_again(&fatal);
+                self.end(fatal);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&self, found: &[Divergence]) {
+        for divergence in found {
+            let Divergence { orchestrator, theirs, ours } = divergence;
+            self.metrics.evidence("ConflictingHeads");
+            tracing::error!(
+                error_kind = "ConflictingHeads",
+                orchestrator,
+                size = theirs.size,
+                theirs = to_hex(&theirs.root),
+                ours = to_hex(ours),
+                "another orchestrator cosigned another log"
+            );
+            let name = format!("head-{orchestrator}-{}", theirs.size);
+            if let Err(error) = self.data.write(EVIDENCE, &name, &to_bytes(divergence)) {
+                tracing::error!(%error, name, "evidence is not kept");
+            }
+        }
+    }
+}
+
+/// Answers a member that compares.
+async fn answer(shared: Arc<Shared>, connection: Connection) {
+    while let Ok(exchange) = connection.accept().await {
+        if let Ok(Err(error)) = timeout(LIMIT, answer_one(&shared, exchange)).await {
+            tracing::debug!(peer = %connection.peer(), error_kind = error.kind(), "heads not compared: {error}");
+        }
+    }
+}
+
+async fn answer_one(shared: &Shared, mut exchange: Exchange) -> Result<(), Refusal> {
+    let Some(Compare::Heads(theirs)) = exchange.recv().await? else { return Ok(()) };
+    exchange.send(&Compare::Heads(shared.own_heads()?)).await?;
+    shared.compare(exchange.peer(), &theirs)
+}
+
+/// A member to compare with, whom this node dials.
+struct Peer {
+    member: Member,
+    address: SocketAddr,
+    connection: Mutex<Option<Connection>>,
+}
+
+/// Compares with every member of a lower key until the task is ended.
+pub(super) async fn compare_all(shared: Arc<Shared>, peers: Vec<(Member, SocketAddr)>) {
+    let ours = *shared.endpoint.public();
+    let lower = peers.into_iter().filter(|(member, _)| member.transport_key < ours);
+    let peers: Vec<_> =
+        lower.map(|(member, address)| Peer { member, address, connection: Mutex::default() }).collect();
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for peer in &peers {
+            match timeout(LIMIT, compare_one(&shared, peer)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    peer.connection.lock().await.take();
+                    tracing::debug!(
+                        peer = peer.member.name,
+                        error_kind = error.kind(),
+                        "not compared: {error}"
+                    );
+                }
+                Err(_) => drop(peer.connection.lock().await.take()),
+            }
+        }
+    }
+}
+
+async fn compare_one(shared: &Shared, peer: &Peer) -> Result<(), Refusal> {
+    let mut exchange = open(shared, peer).await?;
+    let Compare::Heads(theirs) = exchange.ask(&Compare::Heads(shared.own_heads()?)).await?;
+    shared.compare(&peer.member.transport_key, &theirs)
+}
+
+async fn open(shared: &Shared, peer: &Peer) -> Result<Exchange, TransportError> {
+    let mut slot = peer.connection.lock().await;
+    if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
+        return connection.open().await;
+    }
+    let connection = shared.endpoint.connect(peer.address, &peer.member.transport_key).await?;
+    let exchange = connection.open().await;
+    *slot = Some(connection);
+    exchange
+}

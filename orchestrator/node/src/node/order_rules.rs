@@ -1,0 +1,126 @@
+//! What the ordered log must know about operations: which may enter a block, what names them, and which ends an epoch.
+//!
+//! Every member must come to the same verdict from the bytes alone. Within an epoch the chain of configurations does not change, so a
+//! change of the group is judged before it is ordered: one that is in the log takes effect, and nothing follows it in its epoch.
+
+use std::sync::Arc;
+
+use quorate_agreement::Operations;
+use quorate_attest::encoding::Bounded;
+use quorate_attest::epoch::GroupChain;
+use quorate_attest::id::OperationId;
+use quorate_attest::operation::Operation;
+use quorate_control::{Command, Submission, Which};
+
+/// The rules of the epoch in which `chain` ends.
+pub(super) fn operations(chain: GroupChain) -> Operations {
+    let validate = move |bytes: &[u8]| may_be_ordered(&chain, bytes);
+    let ends_epoch = |bytes: &[u8]| Operation::decoded(bytes).is_ok_and(|operation| ends_epoch(&operation));
+    Operations { validate: Arc::new(validate), operation_id, ends_epoch: Arc::new(ends_epoch) }
+}
+
+fn operation_id(bytes: &[u8]) -> Option<OperationId> {
+    Operation::decoded(bytes).ok().map(|operation| operation.id())
+}
+
+fn ends_epoch(operation: &Operation) -> bool {
+    let command = Command::decoded(&operation.command);
+    matches!(command, Ok(Command::ChangeGroup { which: Which::Orchestrators, .. }))
+}
+
+/// Signed by its author for this group; and if it changes the orchestrators' group, certain to do so.
+fn may_be_ordered(chain: &GroupChain, bytes: &[u8]) -> bool {
+    // A copy with a spoilt signature would take the operation's place in the log, so no block may hold one.
+    let submission = Submission::read(bytes, &chain.id());
+    let Ok(operation) = submission.operation() else { return false };
+    match Command::decoded(&operation.command) {
+        Ok(Command::ChangeGroup { which: Which::Orchestrators, link }) => {
+            let group = chain.current();
+            let may_ask = group.is_operator(&operation.author) || group.index_of(&operation.author).is_ok();
+            may_ask && chain.clone().advance(link).is_ok()
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_attest::epoch::{EpochLink, EpochLinkTally};
+    use quorate_attest::group::{GroupConfig, HASH_SHA256, Member};
+    use quorate_attest::id::{Epoch, Nonce};
+    use quorate_attest::key::{SecretKey, Signature};
+
+    use super::*;
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_seed([seed; 32])
+    }
+
+    fn group() -> GroupConfig {
+        let member = |index: u8| Member {
+            name: format!("orchestrator-{index}"),
+            vote_key: key(10 + index).public(),
+            cosigner_key: key(20 + index).public(),
+            transport_key: key(30 + index).public(),
+        };
+        GroupConfig {
+            name: "orchestrators".into(),
+            hash_algorithm: HASH_SHA256,
+            epoch: Epoch::ZERO,
+            genesis: None,
+            f: 1,
+            members: (0..4).map(member).collect(),
+            operators: vec![key(1).public()],
+            hosts: Vec::new(),
+        }
+    }
+
+    /// The step to a group in which one member has another vote key, signed by these of both.
+    fn link(signers: &[u8]) -> EpochLink {
+        let genesis = group();
+        let mut next = GroupConfig { epoch: Epoch(1), genesis: Some(genesis.id()), ..genesis.clone() };
+        next.members[3].vote_key = key(99).public();
+        let statement = EpochLink::statement(&next, genesis.digest());
+        let mut tally = EpochLinkTally::new(&genesis, next.clone()).unwrap();
+        for seed in signers {
+            tally.add(&key(*seed).public(), statement.sign(&key(*seed))).unwrap();
+        }
+        tally.link().unwrap_or(EpochLink {
+            config: next,
+            previous: genesis.digest(),
+            old: signers.iter().map(|seed| (u16::from(*seed) - 10, statement.sign(&key(*seed)))).collect(),
+            new: Vec::new(),
+        })
+    }
+
+    fn change(author: u8, link: EpochLink) -> Vec<u8> {
+        let command = Command::ChangeGroup { which: Which::Orchestrators, link };
+        command.to_operation(&key(author), group().id(), Nonce::ZERO).encoded()
+    }
+
+    #[test]
+    fn only_a_change_of_the_group_that_will_take_effect_ends_an_epoch() {
+        let rules = operations(GroupChain::new(group()).unwrap());
+        let good = change(1, link(&[10, 11, 12]));
+        assert!((rules.validate)(&good) && (rules.ends_epoch)(&good));
+        assert!((rules.validate)(&change(10, link(&[10, 11, 12]))), "a member may ask for it too");
+        for refused in [change(1, link(&[10, 11])), change(77, link(&[10, 11, 12]))] {
+            assert!(!(rules.validate)(&refused), "it would end the epoch without beginning another");
+        }
+        let mut later = GroupChain::new(group()).unwrap();
+        later.advance(link(&[10, 11, 12])).unwrap();
+        assert!(!(operations(later).validate)(&good), "not a second time in the next epoch");
+    }
+
+    #[test]
+    fn a_copy_with_a_spoilt_signature_enters_no_block() {
+        let rules = operations(GroupChain::new(group()).unwrap());
+        let command = Command::RevokeClient { key: key(5).public() };
+        let operation = command.to_operation(&key(1), group().id(), Nonce::ZERO);
+        assert!((rules.validate)(&operation.encoded()) && !(rules.ends_epoch)(&operation.encoded()));
+        let spoilt = Operation { signature: Signature::NONE, ..operation.clone() };
+        assert_eq!((rules.operation_id)(&spoilt.encoded()), (rules.operation_id)(&operation.encoded()));
+        assert!(!(rules.validate)(&spoilt.encoded()));
+        assert!(!(rules.validate)(&[1, 2, 3]));
+    }
+}

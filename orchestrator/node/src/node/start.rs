@@ -1,0 +1,278 @@
+//! The start of a node: files first, then the state, then the sockets, then the log.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use quorate_agreement::{Config as LogConfig, ConsensusLog, LogError, OrderedLog};
+use quorate_attest::epoch::GroupChain;
+use quorate_attest::group::{GroupConfig, Member};
+use quorate_control::Which;
+use quorate_transport::{Endpoint, Limits, Role, TransportError};
+use quorate_verifier::sign_log::{DataDir, SignLogError};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinSet;
+
+use super::directory::StateDirectory;
+use super::waiters::{WaiterLimits, Waiters};
+use super::{Node, Shared, compare, executor, order_rules, status};
+use crate::api::Listener;
+use crate::config::Loaded;
+use crate::exit;
+use crate::metrics::Metrics;
+use crate::replica::{Replica, ReplicaError, Signer};
+use crate::sign_state::{Identity, Promises, SignJournal};
+use crate::store::{Store, StoreError, View};
+
+/// File of the executed log in the data directory.
+const STORE_FILE: &str = "executed.redb";
+/// Folder of the ordered log in the data directory.
+const LOG_FOLDER: &str = "log";
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Data directory or sign-log.
+    #[error(transparent)]
+    SignLog(#[from] SignLogError),
+    /// The executed log.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state that it leads to.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+    /// The ordered log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The socket.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The socket of the HTTP API.
+    #[error("HTTP API on {address}: {source}")]
+    Api {
+        /// Where.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread.
+    #[error("no thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The sign-log says that nothing may be signed any more.
+    #[error("signing was stopped because of {kind}; an operator has to retire this identity")]
+    Stopped {
+        /// Why.
+        kind: String,
+    },
+    /// The group has no member of this name.
+    #[error("{name} is no member of group {group} in epoch {epoch}")]
+    NotMember {
+        /// Name of the node.
+        name: String,
+        /// Name of the group.
+        group: String,
+        /// The present epoch.
+        epoch: u64,
+    },
+    /// A member cannot be reached.
+    #[error("the configuration has no address for member {name}")]
+    NoAddress {
+        /// Name of the member.
+        name: String,
+    },
+}
+
+impl StartError {
+    /// Stable identifier.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::SignLog(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Replica(error) => error.kind(),
+            Self::Log(error) => error.kind(),
+            Self::Transport(error) => error.kind(),
+            Self::Api { .. } => "SocketError",
+            Self::Thread(_) => "ThreadFailed",
+            Self::Stopped { kind } => kind,
+            Self::NotMember { .. } => "SignerNotMember",
+            Self::NoAddress { .. } => "BadConfig",
+        }
+    }
+
+    /// Exit code of the process.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::SignLog(error) => error.exit_code(),
+            Self::Stopped { .. } => exit::SAFETY,
+            _ => match self.kind() {
+                "DataDirLocked" => exit::RETRY,
+                "ReplayDivergence" | "ConflictingCertificates" => exit::SAFETY,
+                "WalCorrupt" | "StorageSyncFailed" | "StorageFull" => exit::STORAGE,
+                _ => exit::CONFIGURATION,
+            },
+        }
+    }
+}
+
+/// Creates the data directory and the sign-log of a new identity.
+///
+/// # Errors
+/// `AlreadyInitialised`, storage errors.
+pub fn init(loaded: &Loaded) -> Result<(), SignLogError> {
+    DataDir::init(&loaded.config.data_dir, &identity(loaded).entry())
+}
+
+fn identity(loaded: &Loaded) -> Identity {
+    Identity::new(loaded.orchestrators.id(), loaded.vote_key.public())
+}
+
+/// What the files say.
+struct Files {
+    data: DataDir,
+    journal: SignJournal<quorate_verifier::sign_log::FileStorage>,
+    store: Store,
+    replica: Replica,
+}
+
+impl Files {
+    fn open(loaded: &Loaded) -> Result<Self, StartError> {
+        let (data, opened) = DataDir::open(&loaded.config.data_dir)?;
+        if let Some(bytes) = opened.torn {
+            tracing::warn!(error_kind = "WalTornTail", bytes, "the torn tail of the sign-log was cut");
+        }
+        let mut journal = SignJournal::restore(opened, identity(loaded))?;
+        if let Some(kind) = journal.stopped() {
+            return Err(StartError::Stopped { kind: kind.to_owned() });
+        }
+        let store = Store::open(&data.path().join(STORE_FILE), loaded.orchestrators.id())?;
+        let signer = Signer { vote: loaded.vote_key.clone(), cosigner: loaded.cosigner_key.clone() };
+        let view = store.read()?;
+        let (orchestrators, verifiers) = (loaded.orchestrators.clone(), loaded.verifiers.clone());
+        let replica = Replica::restore(signer, orchestrators, verifiers, &view)?;
+        catch_up(&mut journal, &view)?;
+        Ok(Self { data, journal, store, replica })
+    }
+}
+
+/// A sign-log that is behind the executed log was restored from an older copy: it takes over what was certainly signed.
+fn catch_up<S: quorate_verifier::sign_log::Storage>(
+    journal: &mut SignJournal<S>,
+    view: &View,
+) -> Result<(), StartError> {
+    let (next, size) = (journal.state().next(), view.size()?);
+    if next >= size {
+        return Ok(());
+    }
+    tracing::error!(
+        error_kind = "SignStateRolledBack",
+        disk = next,
+        executed = size,
+        "the sign-log is older than what it signed; it is brought up to it"
+    );
+    let mut index = next;
+    while index < size {
+        let mut promises = Promises { first: index, ..Promises::default() };
+        while index < size && promises.digests.len() < 4096 {
+            let entry = view.entry(index)?.ok_or_else(|| StoreError::damaged(format!("entry {index}")))?;
+            promises.add(&entry.receipt, entry.decision.as_ref().map(|(decision, _)| decision));
+            index += 1;
+        }
+        journal.record(&promises)?;
+    }
+    Ok(())
+}
+
+/// See [`Node::start`].
+pub(super) async fn start(loaded: Loaded) -> Result<Node, StartError> {
+    let Files { data, journal, store, replica } = Files::open(&loaded)?;
+    let chain = replica.control().groups(Which::Orchestrators).clone();
+    let group = chain.current().clone();
+    let me = replica.index().ok_or_else(|| StartError::NotMember {
+        name: loaded.config.name.clone(),
+        group: group.name.clone(),
+        epoch: group.epoch.get(),
+    })?;
+    let directory = Arc::new(StateDirectory::default());
+    directory.follow(replica.control());
+    let endpoint = Endpoint::bind_as(
+        loaded.listen,
+        &loaded.transport_key,
+        Role::Orchestrator,
+        Arc::clone(&directory) as Arc<dyn quorate_transport::Directory>,
+        Limits::default(),
+    )?;
+    let address = endpoint.local_addr()?;
+    let addresses = addresses(&loaded, &group, address)?;
+    let listener = match &loaded.api {
+        Some(at) => Some(
+            Listener::bind(at).await.map_err(|source| StartError::Api { address: at.to_string(), source })?,
+        ),
+        None => None,
+    };
+    let applied = replica.applied();
+    let log = start_log(&loaded, chain, me, data.path(), &addresses, &endpoint).await?;
+    let entries = log.subscribe(applied).await?;
+    let metrics = Arc::new(Metrics::new(endpoint.clone()));
+    let (fatal, ended) = unbounded_channel();
+    let limits = WaiterLimits { total: loaded.config.waiters_max, author: loaded.config.author_waiters_max };
+    let shared = Arc::new(Shared {
+        name: loaded.config.name.clone(),
+        group: group.id(),
+        order_timeout: loaded.config.order_timeout(),
+        store,
+        log,
+        waiters: Waiters::new(limits),
+        metrics,
+        leaving: AtomicBool::new(false),
+        replica: RwLock::new(replica),
+        journal: Mutex::new(journal),
+        directory,
+        comparison: compare::Comparison::default(),
+        endpoint,
+        data,
+        fatal,
+    });
+    let mut tasks = JoinSet::new();
+    executor::start(&shared, entries, &mut tasks)?;
+    let peers = group.members.into_iter().zip(addresses).collect();
+    tasks.spawn(compare::compare_all(Arc::clone(&shared), peers));
+    tasks.spawn(status::watch(Arc::clone(&shared)));
+    let leave_grace = Duration::from_millis(loaded.config.leave_grace_ms);
+    Ok(Node { shared, address, listener, fatal: ended, tasks, leave_grace })
+}
+
+/// Addresses of all members, in the order of the group.
+fn addresses(loaded: &Loaded, group: &GroupConfig, own: SocketAddr) -> Result<Vec<SocketAddr>, StartError> {
+    let known: BTreeMap<&str, SocketAddr> =
+        loaded.config.orchestrators.iter().map(|entry| (entry.name.as_str(), entry.address)).collect();
+    let address = |member: &Member| match known.get(member.name.as_str()) {
+        _ if member.name == loaded.config.name => Ok(own),
+        Some(address) => Ok(*address),
+        None => Err(StartError::NoAddress { name: member.name.clone() }),
+    };
+    group.members.iter().map(address).collect()
+}
+
+async fn start_log(
+    loaded: &Loaded,
+    chain: GroupChain,
+    me: u16,
+    data_dir: &Path,
+    addresses: &[SocketAddr],
+    endpoint: &Endpoint,
+) -> Result<ConsensusLog, StartError> {
+    let config = LogConfig::new(
+        Arc::new(chain.current().clone()),
+        me,
+        loaded.vote_key.clone(),
+        data_dir.join(LOG_FOLDER),
+        addresses.to_vec(),
+        order_rules::operations(chain),
+    );
+    Ok(quorate_agreement::start(config, Arc::new(endpoint.clone())).await?)
+}
