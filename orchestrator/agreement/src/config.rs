@@ -48,6 +48,9 @@ pub struct Config {
     /// The members. They vote with their vote keys, in a namespace of their own (group, epoch and kind of vote), which nothing
     /// else that these keys sign can be taken for.
     pub group: Arc<GroupConfig>,
+    /// The configurations of all earlier epochs, the first of them epoch 0, each checked with its link to the one before. A
+    /// node that was away fetches the blocks of each epoch and checks them with the members of that epoch.
+    pub history: Vec<Arc<GroupConfig>>,
     /// Our index in the group.
     pub me: u16,
     /// Our vote key.
@@ -64,6 +67,21 @@ pub struct Config {
     pub mempool: MempoolLimits,
     /// Shortest and longest time between attempts to reach a member.
     pub reconnect: (Duration, Duration),
+    /// How long the members of an epoch that is over go on voting, for those who have not seen its end.
+    pub linger: Duration,
+}
+
+/// The next epoch, which an ordered operation has decided.
+#[derive(Clone)]
+pub struct EpochConfig {
+    /// The members.
+    pub group: Arc<GroupConfig>,
+    /// Our index in the group; `None` if we leave. Then the log ends here, and goes on serving what it has.
+    pub me: Option<u16>,
+    /// Our vote key in the new epoch.
+    pub vote_key: SecretKey,
+    /// Where the members listen, in the order of the group.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// The members of a valid configuration, for the engine.
@@ -86,6 +104,7 @@ impl Config {
     ) -> Self {
         Self {
             group,
+            history: Vec::new(),
             me,
             vote_key,
             data_dir,
@@ -94,6 +113,7 @@ impl Config {
             timing: Timing::default(),
             mempool: MempoolLimits::default(),
             reconnect: (Duration::from_millis(100), Duration::from_secs(2)),
+            linger: Duration::from_secs(30),
         }
     }
 }

@@ -7,6 +7,13 @@ use tokio::sync::watch;
 use crate::index::Index;
 use crate::log::Entry;
 
+/// How many entries there are, and whether more can come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) entries: u64,
+    pub(crate) closed: bool,
+}
+
 /// Entries read at once, and about as many bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
@@ -14,14 +21,14 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Entries in order, without gaps. Always read from disk, so a slow reader costs nothing and loses nothing.
 pub struct Entries {
     index: Index,
-    entries: watch::Receiver<u64>,
+    progress: watch::Receiver<Progress>,
     next: u64,
     read: VecDeque<Entry>,
 }
 
 impl Entries {
-    pub(crate) fn new(index: Index, entries: watch::Receiver<u64>, from: u64) -> Self {
-        Self { index, entries, next: from, read: VecDeque::new() }
+    pub(crate) fn new(index: Index, progress: watch::Receiver<Progress>, from: u64) -> Self {
+        Self { index, progress, next: from, read: VecDeque::new() }
     }
 
     /// The next entry; waits for it. `None` once the log is closed or its disk has failed. Cancel safe.
@@ -31,8 +38,9 @@ impl Entries {
                 return Some(entry);
             }
             let next = self.next;
-            if *self.entries.borrow_and_update() <= next {
-                self.entries.wait_for(|entries| *entries > next).await.ok()?;
+            let ready = |progress: &Progress| progress.entries > next || progress.closed;
+            if self.progress.wait_for(ready).await.ok()?.entries <= next {
+                return None;
             }
             let index = self.index.clone();
             let read = tokio::task::spawn_blocking(move || index.read(next, BATCH, BATCH_BYTES)).await;

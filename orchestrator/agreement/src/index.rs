@@ -9,7 +9,7 @@ use std::sync::Arc;
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_agreement_engine::application::{Ledger, LedgerFailed};
 use quorate_agreement_engine::block::{Block, Header};
-use quorate_attest::encoding::{Bounded, to_bytes};
+use quorate_attest::encoding::{Bounded, from_bytes, to_bytes};
 use quorate_attest::id::{Epoch, OperationId};
 use redb::{Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition};
 
@@ -20,6 +20,8 @@ const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries")
 const IDS: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("ids");
 const STATE: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("state");
 const CURRENT: u8 = 0;
+/// The genesis of every epoch that began.
+const EPOCHS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("epochs");
 
 /// Bytes of the file's cache in memory.
 const CACHE: usize = 32 << 20;
@@ -33,12 +35,24 @@ pub(crate) struct Position {
     pub(crate) header: Header,
     /// Entries in the log.
     pub(crate) entries: u64,
-    /// Whether an operation has ended the epoch.
-    pub(crate) ended: bool,
+    /// Digest of the block whose last operation ended the epoch.
+    pub(crate) ended: Option<[u8; 32]>,
 }
 
 impl Bounded for Position {
-    const LIMIT: usize = 32 + Header::LENGTH + 8 + 1;
+    const LIMIT: usize = 32 + Header::LENGTH + 8 + 33;
+}
+
+/// How an epoch began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(crate) struct Began {
+    pub(crate) genesis: Header,
+    /// Digest of its configuration.
+    pub(crate) config: [u8; 32],
+}
+
+impl Bounded for Began {
+    const LIMIT: usize = Header::LENGTH + 32;
 }
 
 #[derive(BorshSerialize, BorshDeserialize)]
@@ -81,6 +95,7 @@ impl Index {
         write.open_table(ENTRIES)?;
         write.open_table(IDS)?;
         write.open_table(STATE)?;
+        write.open_table(EPOCHS)?;
         write.commit()?;
         Ok(())
     }
@@ -100,11 +115,23 @@ impl Index {
         Ok(read.open_table(STATE)?.get(CURRENT)?.map(|bytes| bytes.value().to_vec()))
     }
 
+    /// How an epoch began, if it did.
+    pub(crate) fn began(&self, epoch: u64) -> Result<Option<Began>, LogError> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let read = self.database.begin_read()?;
+            Ok(read.open_table(EPOCHS)?.get(epoch)?.map(|bytes| bytes.value().to_vec()))
+        };
+        let bytes = read().map_err(|error| self.corrupt(&error))?;
+        bytes.map(|bytes| Began::decoded(&bytes).map_err(|error| self.corrupt(&error))).transpose()
+    }
+
     /// Begins an epoch at its genesis.
-    pub(crate) fn begin(&self, position: &Position) -> Result<(), LogError> {
+    pub(crate) fn begin(&self, position: &Position, config: &[u8; 32]) -> Result<(), LogError> {
         let write = || -> Result<(), redb::Error> {
             let write = self.database.begin_write()?;
             write.open_table(STATE)?.insert(CURRENT, to_bytes(position).as_slice())?;
+            let began = to_bytes(&Began { genesis: position.header, config: *config });
+            write.open_table(EPOCHS)?.insert(position.header.epoch, began.as_slice())?;
             write.commit()?;
             Ok(())
         };
@@ -191,14 +218,16 @@ fn advance(now: &mut Position, applied: &Applied<'_>) -> Result<(), LogError> {
         && header.parent == now.header.digest()
         && header.first_index == now.entries
         && applied.ids.len() == header.count as usize
-        && !(now.ended && header.count > 0);
+        && (now.ended.is_none() || header.count == 0);
     if !follows {
         let reason = format!("block {} of epoch {} does not follow", header.height, header.epoch);
         return Err(LogError::Conflict { reason });
     }
     now.entries = header.next_index();
     now.header = *header;
-    now.ended |= applied.ends_epoch;
+    if applied.ends_epoch {
+        now.ended = Some(header.digest());
+    }
     Ok(())
 }
 
@@ -209,7 +238,7 @@ fn stored(id: &[u8; 32], header: &Header, operation: &[u8]) -> Vec<u8> {
 
 fn entry(index: u64, bytes: &[u8]) -> Result<Entry, quorate_attest::encoding::DecodeError> {
     let limit = 52 + quorate_agreement_engine::limits::OPERATION_LIMIT;
-    let stored: Stored = quorate_attest::encoding::from_bytes(bytes, limit)?;
+    let stored: Stored = from_bytes(bytes, limit)?;
     let Stored { id, epoch, height, operation } = stored;
     Ok(Entry { index, id: OperationId::from_bytes(id), operation, epoch: Epoch(epoch), height })
 }

@@ -32,6 +32,7 @@
 
 mod config;
 mod entries;
+mod epoch;
 mod error;
 mod index;
 mod links;
@@ -40,7 +41,7 @@ mod proof;
 mod status;
 mod writer;
 
-pub use config::{Config, Operations};
+pub use config::{Config, EpochConfig, Operations};
 pub use entries::Entries;
 pub use error::{LogError, ProofError, SubmitError};
 pub use log::{ConsensusLog, Entry, OrderedLog, start};

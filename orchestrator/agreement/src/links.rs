@@ -35,6 +35,14 @@ pub(crate) struct Member {
     pub(crate) address: SocketAddr,
 }
 
+/// What an epoch's engine calls the holders of transport keys.
+pub(crate) type Names = BTreeMap<PublicKey, EngineKey>;
+
+struct Epoch {
+    inboxes: HashMap<Channel, Inbox>,
+    names: Names,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) dropped_out: AtomicU64,
@@ -48,7 +56,7 @@ pub(crate) struct Links {
     reconnect: (Duration, Duration),
     peers: RwLock<BTreeMap<PublicKey, Arc<Peer>>>,
     keys: RwLock<HashMap<EngineKey, Arc<Peer>>>,
-    inboxes: RwLock<HashMap<(u64, Channel), Inbox>>,
+    epochs: RwLock<HashMap<u64, Epoch>>,
     pub(crate) counters: Counters,
     serial: AtomicU64,
     closed: watch::Sender<bool>,
@@ -69,7 +77,7 @@ impl Links {
             reconnect,
             peers: RwLock::default(),
             keys: RwLock::default(),
-            inboxes: RwLock::default(),
+            epochs: RwLock::default(),
             counters: Counters::default(),
             serial: AtomicU64::new(0),
             closed: watch::Sender::new(false),
@@ -88,7 +96,7 @@ impl Links {
                 continue;
             }
             let dials = self.endpoint.public() < &member.transport;
-            let peer = Arc::new(Peer::new(member.key.clone(), member.transport, member.address));
+            let peer = Arc::new(Peer::new(member.transport, member.address));
             write(&self.peers).insert(member.transport, Arc::clone(&peer));
             write(&self.keys).insert(member.key, Arc::clone(&peer));
             if dials {
@@ -97,11 +105,14 @@ impl Links {
         }
     }
 
-    /// Where frames of an epoch's channels go.
-    pub(crate) fn open(&self, epoch: u64, inboxes: HashMap<Channel, Inbox>) {
-        let mut all = write(&self.inboxes);
-        all.retain(|(other, _), _| *other != epoch);
-        all.extend(inboxes.into_iter().map(|(channel, inbox)| ((epoch, channel), inbox)));
+    /// Where frames of an epoch go, and what its engine calls those who send them.
+    pub(crate) fn open(&self, epoch: u64, inboxes: HashMap<Channel, Inbox>, names: Names) {
+        write(&self.epochs).insert(epoch, Epoch { inboxes, names });
+    }
+
+    /// Drops frames of an epoch from now on.
+    pub(crate) fn shut(&self, epoch: u64) {
+        write(&self.epochs).remove(&epoch);
     }
 
     /// Members with a connection.
@@ -124,7 +135,7 @@ impl Links {
     /// Ends all connections and tasks.
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);
-        write(&self.inboxes).clear();
+        write(&self.epochs).clear();
     }
 
     async fn dial(self: Arc<Self>, peer: Arc<Peer>) {
@@ -187,19 +198,31 @@ impl Links {
             if !peer.is_within_rate(frame.channel, frame.bytes.len()) {
                 self.counters.dropped_in.fetch_add(1, Ordering::Relaxed);
                 if peer.floods() {
-                    self.block(&peer.key);
+                    self.block_peer(&peer);
                     return;
                 }
                 continue;
             }
-            let inbox = read(&self.inboxes).get(&(frame.epoch, frame.channel)).cloned();
-            // Epochs begin and end at different times at different members.
-            let Some(inbox) = inbox else { continue };
-            let delivered = peer.admit(frame.channel, frame.bytes);
+            let (inbox, name) = {
+                // Epochs begin and end at different times at different members.
+                let epochs = read(&self.epochs);
+                let Some(epoch) = epochs.get(&frame.epoch) else { continue };
+                let found = (epoch.inboxes.get(&frame.channel), epoch.names.get(&peer.transport));
+                let (Some(inbox), Some(name)) = found else { continue };
+                (inbox.clone(), name.clone())
+            };
+            let delivered = peer.admit(frame.channel, name, frame.bytes);
             if !delivered.is_some_and(|delivered| inbox.try_send(delivered).is_ok()) {
                 self.counters.dropped_in.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+}
+
+impl Links {
+    fn block_peer(&self, peer: &Peer) {
+        self.counters.blocks.fetch_add(1, Ordering::Relaxed);
+        self.endpoint.block(&peer.transport, "ProtocolViolation");
     }
 }
 
@@ -217,8 +240,8 @@ impl Carrier for Links {
     }
 
     fn block(&self, member: &EngineKey) {
-        let Some(peer) = read(&self.keys).get(member).cloned() else { return };
-        self.counters.blocks.fetch_add(1, Ordering::Relaxed);
-        self.endpoint.block(&peer.transport, "ProtocolViolation");
+        if let Some(peer) = read(&self.keys).get(member).cloned() {
+            self.block_peer(&peer);
+        }
     }
 }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_agreement_engine::application::{LedgerFailed, Rules, Shared, Sink};
 use quorate_agreement_engine::block::Block;
-use quorate_agreement_engine::{Acknowledgement, Exact};
+use quorate_agreement_engine::{Acknowledgement, Digested, Exact};
 use tokio::sync::watch;
 
+use crate::entries::Progress;
 use crate::error::LogError;
 use crate::index::{Applied, Index, Position};
 
@@ -36,7 +37,7 @@ pub(crate) fn queue() -> (Arc<Queue>, Receiver<Job>, Arc<AtomicU64>) {
 
 impl Sink for Queue {
     // Unbounded, but the engine delivers few blocks before it wants acknowledgements.
-    fn deliver(&self, block: quorate_agreement_engine::Digested<Block>, acknowledgement: Exact) {
+    fn deliver(&self, block: Digested<Block>, acknowledgement: Exact) {
         let job = Job { block: block.inner_shared(), acknowledgement };
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         // The writer is gone when the log failed or was shut down; the dropped acknowledgement stops the engine.
@@ -51,15 +52,16 @@ impl Sink for Queue {
 /// Writes blocks of one epoch.
 pub(crate) struct Writer {
     pub(crate) index: Index,
-    pub(crate) position: Position,
+    pub(crate) epoch: u64,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) entries: Arc<watch::Sender<u64>>,
-    pub(crate) current: Arc<Mutex<Position>>,
+    pub(crate) progress: Arc<watch::Sender<Progress>>,
+    /// Where the log is. Held while writing, so that an epoch does not begin in the middle.
+    pub(crate) position: Arc<Mutex<Position>>,
 }
 
 impl Writer {
     /// Runs until the engine is gone or the index fails.
-    pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
+    pub(crate) fn run(self, jobs: &Receiver<Job>) {
         while let Ok(first) = jobs.recv() {
             let mut group = vec![first];
             while group.len() < GROUP {
@@ -70,6 +72,7 @@ impl Writer {
             if let Err(error) = self.write(&blocks) {
                 tracing::error!(error_kind = error.kind(), %error, "the ordered log stops");
                 self.shared.fail(LedgerFailed(error.to_string()));
+                self.progress.send_modify(|progress| progress.closed = true);
                 return;
             }
             for job in group {
@@ -78,29 +81,32 @@ impl Writer {
         }
     }
 
-    /// Writes blocks that are not in the index yet, then makes them known.
-    pub(crate) fn write(&mut self, blocks: &[Arc<Block>]) -> Result<(), LogError> {
-        let known = self.position.header.height;
-        let blocks: Vec<_> = blocks.iter().filter(|block| block.header().height > known).collect();
-        let rules = self.shared.rules();
-        let ids: Vec<_> = blocks.iter().map(|block| ids(rules, block)).collect();
-        let applied: Vec<_> = blocks
-            .iter()
-            .zip(&ids)
-            .map(|(block, ids)| {
-                let last = block.operations().last();
-                Applied { block, ids, ends_epoch: last.is_some_and(|last| (rules.ends_epoch)(last)) }
-            })
-            .collect();
-        if applied.is_empty() {
+    /// Writes blocks that are not in the index yet, then makes them known. After the epoch has ended only empty blocks come,
+    /// which nobody needs.
+    pub(crate) fn write(&self, blocks: &[Arc<Block>]) -> Result<(), LogError> {
+        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        if position.header.epoch != self.epoch {
             return Ok(());
         }
-        self.position = self.index.append(&self.position, &applied)?;
+        let known = position.header.height;
+        let blocks: Vec<_> = blocks.iter().filter(|block| block.header().height > known).collect();
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let rules = self.shared.rules();
+        let ids: Vec<_> = blocks.iter().map(|block| ids(rules, block)).collect();
+        let applied = blocks.iter().zip(&ids).map(|(block, ids)| {
+            let last = block.operations().last();
+            Applied { block, ids, ends_epoch: last.is_some_and(|last| (rules.ends_epoch)(last)) }
+        });
+        let applied: Vec<_> = applied.collect();
+        *position = self.index.append(&position, &applied)?;
         for applied in &applied {
             self.shared.applied(applied.block.header().height, applied.ids, applied.ends_epoch);
         }
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = self.position;
-        self.entries.send_replace(self.position.entries);
+        let entries = position.entries;
+        drop(position);
+        self.progress.send_modify(|progress| progress.entries = entries);
         Ok(())
     }
 }

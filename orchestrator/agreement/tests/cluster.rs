@@ -66,3 +66,128 @@ async fn test_malformed_and_oversize_operations_are_refused_before_ordering() {
     eventually("nothing is pending", || cluster.node(0).log.status().pending == 0).await;
     cluster.stop_all().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_f_members_down_do_not_stop_the_log_and_f_plus_one_only_stall_it() {
+    let mut cluster = Cluster::start(4, &[]).await;
+    cluster.node(0).log.submit(operation(0, 100)).await.unwrap();
+    cluster.node(1).entries(1).await;
+    cluster.stop(3).await;
+    for number in 1..30 {
+        cluster.node((number % 3) as u16).log.submit(operation(number, 100)).await.unwrap();
+    }
+    let with_three = cluster.node(2).entries(30).await;
+    cluster.stop(2).await;
+    cluster.node(0).log.submit(operation(30, 100)).await.unwrap();
+    let views = cluster.node(0).log.status().view;
+    tokio::time::sleep(cluster.timing.heartbeat * 3).await;
+    assert_eq!(cluster.node(0).log.status().entries, 30, "two of four ordered something");
+    assert!(cluster.node(0).log.status().view <= views + 1, "two of four made a certificate");
+    cluster.restart(2).await;
+    assert_eq!(numbers(&cluster.node(2).entries(31).await)[30], 30);
+    cluster.restart(3).await;
+    let caught_up = cluster.node(3).entries(31).await;
+    assert_eq!(caught_up[..30], with_three);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_an_empty_member_catches_up_and_takes_part() {
+    let mut cluster = Cluster::start(4, &[3]).await;
+    for number in 0..300 {
+        cluster.node((number % 3) as u16).log.submit(operation(number, 2000)).await.unwrap();
+    }
+    let before = cluster.node(0).entries(300).await;
+    cluster.restart(3).await;
+    assert_eq!(cluster.node(3).entries(300).await, before);
+    // With another one gone, nothing is ordered without the member that was empty.
+    cluster.stop(1).await;
+    cluster.node(3).log.submit(operation(300, 100)).await.unwrap();
+    assert_eq!(numbers(&cluster.node(0).entries(301).await)[300], 300);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_a_lost_index_is_built_again_and_a_damaged_one_is_refused() {
+    let mut cluster = Cluster::start(1, &[]).await;
+    for number in 0..50 {
+        cluster.node(0).log.submit(operation(number, 500)).await.unwrap();
+    }
+    let before = cluster.node(0).entries(50).await;
+    cluster.stop(0).await;
+    let file = cluster.data_dir(0).join("index.redb");
+    std::fs::remove_file(&file).unwrap();
+    cluster.restart(0).await;
+    assert_eq!(cluster.node(0).entries(50).await, before, "built again from the archive");
+    cluster.stop(0).await;
+
+    let mut bytes = std::fs::read(&file).unwrap();
+    let end = bytes.len().min(4096);
+    bytes[..end].fill(0xa5);
+    std::fs::write(&file, &bytes).unwrap();
+    let local = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let endpoint = std::sync::Arc::new(support::endpoint(0, local, cluster.limits.clone()));
+    let error = quorate_agreement::start(cluster.config(0), endpoint).await.err().unwrap();
+    assert_eq!(error.kind(), "WalCorrupt", "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_a_folder_serves_one_process_and_one_group() {
+    let cluster = Cluster::start(1, &[]).await;
+    let local = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let endpoint = std::sync::Arc::new(support::endpoint(0, local, cluster.limits.clone()));
+    let error = quorate_agreement::start(cluster.config(0), endpoint.clone()).await.err().unwrap();
+    assert_eq!(error.kind(), "DataDirLocked", "{error}");
+    let config = cluster.config(0);
+    cluster.node(0).log.shutdown().await;
+    drop(cluster.nodes.into_iter().next());
+    let mut other = support::group(1);
+    other.name = "other".into();
+    let config = quorate_agreement::Config { group: std::sync::Arc::new(other), ..config };
+    // The log's last handle may go a moment later.
+    let deadline = tokio::time::Instant::now() + support::PATIENCE;
+    let error = loop {
+        let error = quorate_agreement::start(config.clone(), endpoint.clone()).await.err().unwrap();
+        if error.kind() != "DataDirLocked" || tokio::time::Instant::now() > deadline {
+            break error;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert_eq!(error.kind(), "WrongCluster", "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_an_idle_log_makes_about_one_block_a_heartbeat_and_work_wakes_it() {
+    let cluster = Cluster::start(4, &[]).await;
+    cluster.node(0).log.submit(operation(0, 100)).await.unwrap();
+    for member in 0..4 {
+        cluster.node(member).entries(1).await;
+    }
+    let before = cluster.node(0).log.status().height;
+    tokio::time::sleep(cluster.timing.heartbeat * 4).await;
+    let idle = cluster.node(0).log.status().height - before;
+    assert!(idle <= 6, "{idle} blocks in four heartbeats");
+    for number in 1..20 {
+        cluster.node(2).log.submit(operation(number, 100)).await.unwrap();
+        cluster.node(2).entries(number + 1).await;
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_a_slow_subscriber_loses_nothing_and_holds_up_nobody() {
+    let cluster = Cluster::start(1, &[]).await;
+    let log = &cluster.node(0).log;
+    let mut slow = log.subscribe(5).await.unwrap();
+    for number in 0..600 {
+        log.submit(operation(number, 4000)).await.unwrap();
+    }
+    cluster.node(0).entries(600).await;
+    for index in 5..600 {
+        assert_eq!(slow.next().await.unwrap().index, index);
+    }
+    let last = tokio::spawn(async move { slow.next().await });
+    log.shutdown().await;
+    assert_eq!(last.await.unwrap(), None, "a closed log ends its subscriptions");
+    assert_eq!(log.submit(operation(1000, 16)).await.unwrap_err().kind(), "Closed");
+}

@@ -199,7 +199,7 @@ where
         vec![broadcast.start(channels.blocks), actor.start(application.clone(), buffer, resolver)];
     if votes {
         let relay = gossip::run(
-            context.child("gossip-clock"),
+            context.child("clock"),
             committee,
             Arc::clone(&shared),
             timing.resend,

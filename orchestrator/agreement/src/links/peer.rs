@@ -24,7 +24,6 @@ const BURST: f64 = 2.0;
 const FLOOD: u32 = 20_000;
 
 pub(crate) struct Peer {
-    pub(crate) key: EngineKey,
     pub(crate) transport: PublicKey,
     address: Mutex<SocketAddr>,
     outgoing: Mutex<Option<Outgoing>>,
@@ -58,11 +57,10 @@ fn priority(channel: Channel) -> i32 {
 }
 
 impl Peer {
-    pub(crate) fn new(key: EngineKey, transport: PublicKey, address: SocketAddr) -> Self {
+    pub(crate) fn new(transport: PublicKey, address: SocketAddr) -> Self {
         let full = (RATE * BURST, BYTE_RATE * BURST);
         let rates = Rates { buckets: [full; Channel::ALL.len()], refilled: Instant::now(), over: 0 };
         Self {
-            key,
             transport,
             address: Mutex::new(address),
             outgoing: Mutex::default(),
@@ -113,10 +111,10 @@ impl Peer {
     }
 
     /// Takes a slot of the member's share for a frame; `None` if it has none left.
-    pub(crate) fn admit(&self, channel: Channel, frame: Bytes) -> Option<Delivered> {
+    pub(crate) fn admit(&self, channel: Channel, from: EngineKey, frame: Bytes) -> Option<Delivered> {
         let slots = self.slots.get(channel as usize)?;
         let slot = Arc::clone(slots).try_acquire_owned().ok()?;
-        Some(Delivered { from: self.key.clone(), frame, slot: Box::new(slot) })
+        Some(Delivered { from, frame, slot: Box::new(slot) })
     }
 
     /// Counts a frame against the member's rate.

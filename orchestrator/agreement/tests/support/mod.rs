@@ -45,9 +45,12 @@ pub fn group(n: u16) -> GroupConfig {
     }
 }
 
-/// Operations of the tests: sixteen bytes of identifier, then anything but the letter `x` at first.
+/// Operations of the tests: sixteen bytes of identifier, then not the letter `x`; the letter `e` ends the epoch.
 pub fn operations() -> Operations {
-    Operations::new(Arc::new(|bytes| bytes.len() >= 16 && bytes.get(16) != Some(&b'x')), operation_id)
+    let mut operations =
+        Operations::new(Arc::new(|bytes| bytes.len() >= 16 && bytes.get(16) != Some(&b'x')), operation_id);
+    operations.ends_epoch = Arc::new(|bytes| bytes.get(16) == Some(&b'e'));
+    operations
 }
 
 pub fn operation_id(bytes: &[u8]) -> Option<OperationId> {
@@ -75,8 +78,11 @@ pub fn timing() -> Timing {
     }
 }
 
-pub fn endpoint(member: u16, n: u16, address: SocketAddr, limits: Limits) -> Endpoint {
-    let members = (0..n).fold(Members::new(), |members, index| {
+/// Members of any group of the tests.
+pub const ALL: u16 = 8;
+
+pub fn endpoint(member: u16, address: SocketAddr, limits: Limits) -> Endpoint {
+    let members = (0..ALL).fold(Members::new(), |members, index| {
         members.with(transport_key(index).public(), Role::Orchestrator)
     });
     Endpoint::bind(address, &transport_key(member), Arc::new(members), limits).unwrap()
@@ -143,7 +149,7 @@ impl Cluster {
     pub async fn start_with(n: u16, absent: &[u16], limits: Limits, timing: Timing) -> Self {
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
         let endpoints: Vec<_> =
-            (0..n).map(|member| Arc::new(endpoint(member, n, local, limits.clone()))).collect();
+            (0..n).map(|member| Arc::new(endpoint(member, local, limits.clone()))).collect();
         let addresses = endpoints.iter().map(|endpoint| endpoint.local_addr().unwrap()).collect();
         let folder = tempfile::tempdir().unwrap();
         let mut cluster = Self { n, addresses, nodes: Vec::new(), folder, limits, timing };
@@ -183,7 +189,7 @@ impl Cluster {
     /// Starts a member again at its address.
     pub async fn restart(&mut self, member: u16) {
         let address = self.addresses[usize::from(member)];
-        let endpoint = Arc::new(endpoint(member, self.n, address, self.limits.clone()));
+        let endpoint = Arc::new(endpoint(member, address, self.limits.clone()));
         let node = Node::start(self.config(member), endpoint).await.unwrap();
         self.nodes[usize::from(member)] = Some(node);
     }
