@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use quorate_attest::id::{ImageDigest, Nonce, Slot, VmId};
+use quorate_attest::key::PublicKey;
 use quorate_attest::statement::Kind;
 use quorate_attest::vm::{DecisionCertificate, InputPolicy, OutputPolicy, SlotCertificate, VmSpec};
 use quorate_cli::cluster::{Cluster, Plan, log};
@@ -200,12 +201,7 @@ impl World {
         let source = self.target.hosts()[from].key;
         let destination = self.target.hosts()[to].key;
         tokio::spawn(async move {
-            let look = async || {
-                let record = control.vm(vm).await.map_err(|error| error.to_string())?;
-                let host = record.map(|record| record.host);
-                if host == Some(source) { Ok(()) } else { Err(format!("{host:?}")) }
-            };
-            until("the registry names the source", RECOVERY, look).await;
+            registered_at(&control, vm, source).await;
             control.migrate(vm, destination, timeout_ms, |_| {}).await
         })
     }
@@ -360,6 +356,19 @@ impl World {
     pub async fn stop(mut self) {
         self.control.close().await;
         self.cluster.stop().await;
+    }
+}
+
+/// Waits until the registry says that this host runs the VM: it hears of it a moment later than the host.
+async fn registered_at(control: &ControlClient, vm: VmId, host: PublicKey) {
+    let deadline = tokio::time::Instant::now() + RECOVERY;
+    loop {
+        let record = control.vm(vm).await;
+        if record.as_ref().is_ok_and(|record| record.as_ref().is_some_and(|record| record.host == host)) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the registry names another host: {record:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
