@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::GroupConfig;
 use quorate_attest::key::{PublicKey, SecretKey};
-use quorate_ordering::orderer::OrchestratorPeer;
 use quorate_verifier::config::group_file;
 use quorate_verifier::config::hint::unknown_keys;
 pub use quorate_verifier::config::{LogFormat, Problem};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use api_address::ApiAddress;
 pub use roots::Roots;
+use roots::read_chain;
 
 /// What flags and the environment may override.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +66,9 @@ pub struct Config {
     /// Offline keys that vouch for both genesis configurations. Without them the files are believed as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roots: Option<Roots>,
+    /// Folder with all epochs of the orchestrators' group, for a node that joins later than in the genesis. Needs `roots`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs_dir: Option<PathBuf>,
     /// Address to listen on; port 0 takes any.
     pub listen: String,
     /// Directory of the log, the state and the sign-state.
@@ -92,7 +96,7 @@ pub struct Config {
     pub log: LogFormat,
 }
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "name",
     "key_file",
     "cosigner_key_file",
@@ -100,6 +104,7 @@ const KEYS: [&str; 16] = [
     "orchestrators_file",
     "verifiers_file",
     "roots",
+    "epochs_dir",
     "listen",
     "data_dir",
     "api",
@@ -171,7 +176,8 @@ impl Config {
             &mut self.orchestrators_file,
             &mut self.verifiers_file,
         ];
-        for path in relative.into_iter().chain(self.roots.iter_mut().flat_map(Roots::files)) {
+        let roots = self.roots.iter_mut().flat_map(Roots::files);
+        for path in relative.into_iter().chain(roots).chain(&mut self.epochs_dir) {
             *path = base.join(&*path);
         }
         // What is given on the command line is relative to where the command runs.
@@ -212,36 +218,52 @@ impl Config {
         if let Some(roots) = &self.roots {
             problems.extend(roots.check(&orchestrators, &verifiers));
         }
-        problems.extend(foreign_keys(&self.name, &orchestrators, [&vote_key, &cosigner_key, &transport_key]));
-        let peers = self.peers(&orchestrators).map_err(|problem| problems.push(problem)).unwrap_or_default();
-        if !problems.is_empty() {
-            return Err(problems);
+        let known = self.known(&orchestrators).map_err(|problem| problems.push(problem)).ok();
+        if let Some(group) = known.as_ref().map(GroupChain::current) {
+            problems.extend(foreign_keys(&self.name, group, [&vote_key, &cosigner_key, &transport_key]));
+            problems.extend(self.unreachable(group));
         }
+        let Some(known) = known.filter(|_| problems.is_empty()) else { return Err(problems) };
         Ok(Loaded {
             config: self,
             listen,
             api,
             orchestrators,
             verifiers,
-            peers,
+            known,
             vote_key,
             cosigner_key,
             transport_key,
         })
     }
 
-    /// The other members of the genesis with their addresses.
-    fn peers(&self, group: &GroupConfig) -> Result<Vec<OrchestratorPeer>, Problem> {
-        let own = SocketAddr::from(([0, 0, 0, 0], 0));
-        let peers = OrchestratorPeer::of_group(group, |name| match name == self.name {
-            true => Some(own),
-            false => self.address_of(name),
-        });
-        let missing =
-            |name| Problem::new("orchestrators", format!("no address for member {name} of {}", group.name));
-        let mut peers = peers.map_err(missing)?;
-        peers.retain(|peer| peer.member.name != self.name);
-        Ok(peers)
+    /// The epochs of the orchestrators' group that the files tell.
+    fn known(&self, genesis: &GroupConfig) -> Result<GroupChain, Problem> {
+        let bad = |text: String| Problem::new("epochs_dir", text);
+        let Some(folder) = &self.epochs_dir else {
+            return GroupChain::new(genesis.clone())
+                .map_err(|e| Problem::new("orchestrators_file", e.to_string()));
+        };
+        let roots = self.roots.as_ref().ok_or_else(|| bad("needs the root keys: give `roots`".to_owned()))?;
+        let chain = read_chain(folder, &roots.file).map_err(bad)?;
+        if chain.genesis() != genesis {
+            return Err(bad("its epoch 0 is not the configuration in orchestrators_file".to_owned()));
+        }
+        Ok(chain)
+    }
+
+    /// Members that the file gives no address for.
+    fn unreachable(&self, group: &GroupConfig) -> Vec<Problem> {
+        let others = group.members.iter().filter(|member| member.name != self.name);
+        others
+            .filter(|member| self.address_of(&member.name).is_none())
+            .map(|member| {
+                Problem::new(
+                    "orchestrators",
+                    format!("no address for member {} of {}", member.name, group.name),
+                )
+            })
+            .collect()
     }
 
     /// Address of an orchestrator, if the file gives one.
@@ -285,8 +307,8 @@ pub struct Loaded {
     pub orchestrators: GroupConfig,
     /// Genesis of the verifiers' group.
     pub verifiers: GroupConfig,
-    /// The other members of the orchestrators' genesis.
-    pub peers: Vec<OrchestratorPeer>,
+    /// The epochs of the orchestrators' group that the files tell, the genesis at least.
+    pub known: GroupChain,
     /// Signs receipts, decisions and the engine's votes.
     pub vote_key: SecretKey,
     /// Signs cosignatures.
@@ -307,7 +329,7 @@ fn read_group(key: &str, path: &Path) -> Result<GroupConfig, Problem> {
     group_file::read(path).map_err(|problem| Problem { key: key.to_owned(), ..problem })
 }
 
-/// A member of the genesis must hold the keys that are listed for its name. Others may join by a later epoch.
+/// A member must hold the keys that are listed for its name. Others may join by a later epoch.
 fn foreign_keys(name: &str, group: &GroupConfig, keys: [&SecretKey; 3]) -> Vec<Problem> {
     let Some(member) = group.members.iter().find(|member| member.name == name) else { return Vec::new() };
     let listed: [(&str, PublicKey); 3] = [

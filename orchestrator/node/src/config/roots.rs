@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use quorate_attest::epoch::RootSet;
+use quorate_attest::VerifyError;
+use quorate_attest::epoch::{GroupChain, LINKS_LIMIT, RootSet};
 use quorate_attest::group::GroupConfig;
-use quorate_verifier::config::epoch_files::{read_roots, read_signatures};
+use quorate_verifier::config::epoch_files::{Signatures, read_roots, read_signatures};
+use quorate_verifier::config::group_file;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -41,6 +43,30 @@ impl Roots {
         });
         verdicts.collect()
     }
+}
+
+/// Reads all epochs of a group from a folder: `group-0.toml` with `group-0.signatures` of root keys, `group-1.toml` with
+/// `group-1.signatures` of members, and so on. Every signature on the way from the root keys is checked.
+pub(super) fn read_chain(folder: &Path, roots: &Path) -> Result<GroupChain, String> {
+    let roots = read_roots(roots).map_err(|problem| problem.text)?;
+    let (genesis, signatures) = read_epoch(folder, 0)?;
+    let refused = |e: VerifyError| format!("{}: {}: {e}", folder.display(), e.kind());
+    let mut chain = GroupChain::from_signed(signatures.genesis(genesis), &roots).map_err(refused)?;
+    for epoch in 1..=LINKS_LIMIT {
+        if !folder.join(format!("group-{epoch}.toml")).exists() {
+            break;
+        }
+        let (config, signatures) = read_epoch(folder, epoch)?;
+        let link = signatures.link(chain.current(), config).map_err(|problem| problem.text)?;
+        chain.advance(link).map_err(refused)?;
+    }
+    Ok(chain)
+}
+
+fn read_epoch(folder: &Path, epoch: usize) -> Result<(GroupConfig, Signatures), String> {
+    let group = group_file::read(&folder.join(format!("group-{epoch}.toml")));
+    let signatures = read_signatures(&folder.join(format!("group-{epoch}.signatures")));
+    Ok((group.map_err(|problem| problem.text)?, signatures.map_err(|problem| problem.text)?))
 }
 
 fn check(roots: &RootSet, path: &Path, group: &GroupConfig) -> Result<(), String> {

@@ -3,7 +3,7 @@
 //! Connections between orchestrators carry the engine's channels when the one with the lower transport key has dialled. Those that the one
 //! with the higher key dials carry heads: it sends its own and gets those of the other, so that one such connection serves both.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use quorate_attest::id::to_hex;
 use quorate_attest::key::PublicKey;
 use quorate_ordering::protocol::{ANSWER_BYTES_MAX, CosignedHeads};
 use quorate_transport::{Connection, Exchange, TransportError, wire_enum};
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -47,6 +46,12 @@ impl Shared {
         } else if let Err(error) = self.log.attach(connection) {
             tracing::debug!(error_kind = error.kind(), "connection of an orchestrator refused: {error}");
         }
+    }
+
+    async fn dial(&self, member: &Member) -> Result<Connection, TransportError> {
+        let address = self.addresses.get(&member.name).copied();
+        let address = address.ok_or(TransportError::PeerUnknown { key: Some(member.transport_key) })?;
+        self.endpoint.connect(address, &member.transport_key).await
     }
 
     fn own_heads(&self) -> Result<CosignedHeads, Refusal> {
@@ -119,53 +124,39 @@ async fn answer_one(shared: &Shared, mut exchange: Exchange) -> Result<(), Refus
     shared.compare(exchange.peer(), &theirs)
 }
 
-/// A member to compare with, whom this node dials.
-struct Peer {
-    member: Member,
-    address: SocketAddr,
-    connection: Mutex<Option<Connection>>,
-}
-
 /// Compares with every member of a lower key until the task is ended.
-pub(super) async fn compare_all(shared: Arc<Shared>, peers: Vec<(Member, SocketAddr)>) {
-    let ours = *shared.endpoint.public();
-    let lower = peers.into_iter().filter(|(member, _)| member.transport_key < ours);
-    let peers: Vec<_> =
-        lower.map(|(member, address)| Peer { member, address, connection: Mutex::default() }).collect();
+pub(super) async fn compare_all(shared: Arc<Shared>) {
+    let mut connections: BTreeMap<PublicKey, Connection> = BTreeMap::new();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        for peer in &peers {
-            match timeout(LIMIT, compare_one(&shared, peer)).await {
-                Ok(Ok(())) => {}
+        let members = shared.replica().group().members.clone();
+        let lower = members.iter().filter(|member| member.transport_key < *shared.endpoint.public());
+        for member in lower {
+            let connection = connections.remove(&member.transport_key);
+            match timeout(LIMIT, compare_one(&shared, member, connection)).await {
+                Ok(Ok(connection)) => drop(connections.insert(member.transport_key, connection)),
                 Ok(Err(error)) => {
-                    peer.connection.lock().await.take();
-                    tracing::debug!(
-                        peer = peer.member.name,
-                        error_kind = error.kind(),
-                        "not compared: {error}"
-                    );
+                    tracing::debug!(peer = member.name, error_kind = error.kind(), "not compared: {error}");
                 }
-                Err(_) => drop(peer.connection.lock().await.take()),
+                Err(_) => tracing::debug!(peer = member.name, "not compared in time"),
             }
         }
     }
 }
 
-async fn compare_one(shared: &Shared, peer: &Peer) -> Result<(), Refusal> {
-    let mut exchange = open(shared, peer).await?;
+async fn compare_one(
+    shared: &Shared,
+    member: &Member,
+    connection: Option<Connection>,
+) -> Result<Connection, Refusal> {
+    let connection = match connection.filter(|connection| !connection.is_closed()) {
+        Some(connection) => connection,
+        None => shared.dial(member).await?,
+    };
+    let mut exchange = connection.open().await?;
     let Compare::Heads(theirs) = exchange.ask(&Compare::Heads(shared.own_heads()?)).await?;
-    shared.compare(&peer.member.transport_key, &theirs)
-}
-
-async fn open(shared: &Shared, peer: &Peer) -> Result<Exchange, TransportError> {
-    let mut slot = peer.connection.lock().await;
-    if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
-        return connection.open().await;
-    }
-    let connection = shared.endpoint.connect(peer.address, &peer.member.transport_key).await?;
-    let exchange = connection.open().await;
-    *slot = Some(connection);
-    exchange
+    shared.compare(&member.transport_key, &theirs)?;
+    Ok(connection)
 }

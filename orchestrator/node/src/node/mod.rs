@@ -12,6 +12,7 @@
 
 mod compare;
 mod directory;
+mod epochs;
 mod executor;
 mod order_rules;
 mod refusal;
@@ -20,6 +21,7 @@ mod start;
 mod status;
 pub mod waiters;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +29,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use quorate_agreement::{ConsensusLog, OrderedLog, SubmitError};
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::GroupConfig;
 use quorate_attest::id::GroupId;
+use quorate_attest::key::SecretKey;
 use quorate_transport::{Endpoint, Role};
 use quorate_verifier::sign_log::{DataDir, FileStorage};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -48,6 +52,7 @@ use crate::sign_state::SignJournal;
 use crate::store::{Store, StoreError};
 use compare::Comparison;
 use directory::StateDirectory;
+use order_rules::Rules;
 use waiters::Waiters;
 
 /// Folder of the evidence in the data directory.
@@ -99,6 +104,14 @@ pub(crate) struct Shared {
     journal: Mutex<SignJournal<FileStorage>>,
     directory: Arc<StateDirectory>,
     comparison: Comparison,
+    rules: Rules,
+    /// Epochs of the orchestrators' group that the configuration tells.
+    known: GroupChain,
+    /// Where orchestrators listen, by name.
+    addresses: BTreeMap<String, SocketAddr>,
+    vote_key: SecretKey,
+    /// New epochs of the orchestrators' group, on their way to the log.
+    epochs: UnboundedSender<GroupConfig>,
     endpoint: Endpoint,
     /// Held as long as anything may be signed.
     data: DataDir,
@@ -154,7 +167,7 @@ impl Shared {
 
     /// Lets those connect whom the state knows, and closes connections of those whom it does not know any more.
     fn update_roles(&self) {
-        let lost = self.directory.follow(self.replica().control());
+        let lost = self.directory.follow(self.replica().control(), &self.known);
         for key in lost {
             self.endpoint.disconnect(&key);
         }
@@ -168,7 +181,6 @@ pub struct Node {
     listener: Option<Listener>,
     fatal: UnboundedReceiver<Fatal>,
     tasks: JoinSet<()>,
-    leave_grace: Duration,
 }
 
 impl Node {
@@ -233,13 +245,6 @@ impl Node {
 }
 
 impl Shared {
-    /// Goes on in the next epoch of the group.
-    fn end_epoch(&self, index: u64, config: GroupConfig) {
-        tracing::warn!(index, epoch = config.epoch.get(), "the orchestrators' group is in a new epoch");
-        let detail = format!("the log goes on in epoch {} after a start", config.epoch);
-        self.end(Fatal::new("EpochEnded", detail, exit::RETRY));
-    }
-
     /// Whether this node has been voted out and only answers a while longer.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)

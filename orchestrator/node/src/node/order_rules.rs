@@ -3,7 +3,7 @@
 //! Every member must come to the same verdict from the bytes alone. Within an epoch the chain of configurations does not change, so a
 //! change of the group is judged before it is ordered: one that is in the log takes effect, and nothing follows it in its epoch.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use quorate_agreement::Operations;
 use quorate_attest::encoding::Bounded;
@@ -12,11 +12,33 @@ use quorate_attest::id::OperationId;
 use quorate_attest::operation::Operation;
 use quorate_control::{Command, Submission, Which};
 
-/// The rules of the epoch in which `chain` ends.
-pub(super) fn operations(chain: GroupChain) -> Operations {
-    let validate = move |bytes: &[u8]| may_be_ordered(&chain, bytes);
-    let ends_epoch = |bytes: &[u8]| Operation::decoded(bytes).is_ok_and(|operation| ends_epoch(&operation));
-    Operations { validate: Arc::new(validate), operation_id, ends_epoch: Arc::new(ends_epoch) }
+/// The chain of the present epoch, which the rules look at.
+#[derive(Clone, Debug)]
+pub(super) struct Rules(Arc<RwLock<GroupChain>>);
+
+impl Rules {
+    /// The rules of the epoch in which `chain` ends.
+    pub(super) fn new(chain: GroupChain) -> Self {
+        Self(Arc::new(RwLock::new(chain)))
+    }
+
+    /// Goes on to a later epoch. Must come before the log does.
+    pub(super) fn advance(&self, chain: &GroupChain) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if known.current().epoch < chain.current().epoch {
+            *known = chain.clone();
+        }
+    }
+
+    /// The form that the log wants.
+    pub(super) fn operations(&self) -> Operations {
+        let chain = Arc::clone(&self.0);
+        let validate =
+            move |bytes: &[u8]| may_be_ordered(&chain.read().unwrap_or_else(PoisonError::into_inner), bytes);
+        let ends_epoch =
+            |bytes: &[u8]| Operation::decoded(bytes).is_ok_and(|operation| ends_epoch(&operation));
+        Operations { validate: Arc::new(validate), operation_id, ends_epoch: Arc::new(ends_epoch) }
+    }
 }
 
 fn operation_id(bytes: &[u8]) -> Option<OperationId> {
@@ -100,7 +122,7 @@ mod tests {
 
     #[test]
     fn only_a_change_of_the_group_that_will_take_effect_ends_an_epoch() {
-        let rules = operations(GroupChain::new(group()).unwrap());
+        let rules = Rules::new(GroupChain::new(group()).unwrap()).operations();
         let good = change(1, link(&[10, 11, 12]));
         assert!((rules.validate)(&good) && (rules.ends_epoch)(&good));
         assert!((rules.validate)(&change(10, link(&[10, 11, 12]))), "a member may ask for it too");
@@ -109,12 +131,14 @@ mod tests {
         }
         let mut later = GroupChain::new(group()).unwrap();
         later.advance(link(&[10, 11, 12])).unwrap();
-        assert!(!(operations(later).validate)(&good), "not a second time in the next epoch");
+        let following = Rules::new(GroupChain::new(group()).unwrap());
+        following.advance(&later);
+        assert!(!(following.operations().validate)(&good), "not a second time in the next epoch");
     }
 
     #[test]
     fn a_copy_with_a_spoilt_signature_enters_no_block() {
-        let rules = operations(GroupChain::new(group()).unwrap());
+        let rules = Rules::new(GroupChain::new(group()).unwrap()).operations();
         let command = Command::RevokeClient { key: key(5).public() };
         let operation = command.to_operation(&key(1), group().id(), Nonce::ZERO);
         assert!((rules.validate)(&operation.encoded()) && !(rules.ends_epoch)(&operation.encoded()));

@@ -17,8 +17,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 
 use super::directory::StateDirectory;
+use super::order_rules::Rules;
 use super::waiters::{WaiterLimits, Waiters};
-use super::{Node, Shared, compare, executor, order_rules, status};
+use super::{Node, Shared, compare, epochs, executor, status};
 use crate::api::Listener;
 use crate::config::Loaded;
 use crate::exit;
@@ -190,15 +191,9 @@ fn catch_up<S: quorate_verifier::sign_log::Storage>(
 /// See [`Node::start`].
 pub(super) async fn start(loaded: Loaded) -> Result<Node, StartError> {
     let Files { data, journal, store, replica } = Files::open(&loaded)?;
-    let chain = replica.control().groups(Which::Orchestrators).clone();
-    let group = chain.current().clone();
-    let me = replica.index().ok_or_else(|| StartError::NotMember {
-        name: loaded.config.name.clone(),
-        group: group.name.clone(),
-        epoch: group.epoch.get(),
-    })?;
+    let chain = newest(&loaded.known, &replica);
     let directory = Arc::new(StateDirectory::default());
-    directory.follow(replica.control());
+    directory.follow(replica.control(), &chain);
     let endpoint = Endpoint::bind_as(
         loaded.listen,
         &loaded.transport_key,
@@ -207,72 +202,97 @@ pub(super) async fn start(loaded: Loaded) -> Result<Node, StartError> {
         Limits::default(),
     )?;
     let address = endpoint.local_addr()?;
-    let addresses = addresses(&loaded, &group, address)?;
-    let listener = match &loaded.api {
-        Some(at) => Some(
-            Listener::bind(at).await.map_err(|source| StartError::Api { address: at.to_string(), source })?,
-        ),
-        None => None,
-    };
-    let applied = replica.applied();
-    let log = start_log(&loaded, chain, me, data.path(), &addresses, &endpoint).await?;
-    let entries = log.subscribe(applied).await?;
-    let metrics = Arc::new(Metrics::new(endpoint.clone()));
+    let listener = listen(&loaded).await?;
+    let addresses = addresses(&loaded, address);
+    let rules = Rules::new(chain.clone());
+    let log = start_log(&loaded, &chain, &addresses, &rules, data.path(), &endpoint).await?;
+    let entries = log.subscribe(replica.applied()).await?;
     let (fatal, ended) = unbounded_channel();
+    let (epochs, begun) = unbounded_channel();
     let limits = WaiterLimits { total: loaded.config.waiters_max, author: loaded.config.author_waiters_max };
     let shared = Arc::new(Shared {
         name: loaded.config.name.clone(),
-        group: group.id(),
+        group: chain.id(),
         order_timeout: loaded.config.order_timeout(),
         store,
         log,
         waiters: Waiters::new(limits),
-        metrics,
+        metrics: Arc::new(Metrics::new(endpoint.clone())),
         leaving: AtomicBool::new(false),
         replica: RwLock::new(replica),
         journal: Mutex::new(journal),
         directory,
         comparison: compare::Comparison::default(),
+        rules,
+        known: chain,
+        addresses,
+        vote_key: loaded.vote_key,
+        epochs,
         endpoint,
         data,
         fatal,
     });
     let mut tasks = JoinSet::new();
     executor::start(&shared, entries, &mut tasks)?;
-    let peers = group.members.into_iter().zip(addresses).collect();
-    tasks.spawn(compare::compare_all(Arc::clone(&shared), peers));
-    tasks.spawn(status::watch(Arc::clone(&shared)));
     let leave_grace = Duration::from_millis(loaded.config.leave_grace_ms);
-    Ok(Node { shared, address, listener, fatal: ended, tasks, leave_grace })
+    tasks.spawn(epochs::follow(Arc::clone(&shared), begun, leave_grace));
+    tasks.spawn(compare::compare_all(Arc::clone(&shared)));
+    tasks.spawn(status::watch(Arc::clone(&shared)));
+    Ok(Node { shared, address, listener, fatal: ended, tasks })
 }
 
-/// Addresses of all members, in the order of the group.
-fn addresses(loaded: &Loaded, group: &GroupConfig, own: SocketAddr) -> Result<Vec<SocketAddr>, StartError> {
-    let known: BTreeMap<&str, SocketAddr> =
-        loaded.config.orchestrators.iter().map(|entry| (entry.name.as_str(), entry.address)).collect();
-    let address = |member: &Member| match known.get(member.name.as_str()) {
-        _ if member.name == loaded.config.name => Ok(own),
-        Some(address) => Ok(*address),
-        None => Err(StartError::NoAddress { name: member.name.clone() }),
-    };
-    group.members.iter().map(address).collect()
+/// What the files tell of the group, or what the executed log tells if that is newer.
+fn newest(known: &GroupChain, replica: &Replica) -> GroupChain {
+    let executed = replica.control().groups(Which::Orchestrators);
+    if executed.current().epoch > known.current().epoch { executed.clone() } else { known.clone() }
+}
+
+async fn listen(loaded: &Loaded) -> Result<Option<Listener>, StartError> {
+    let Some(at) = &loaded.api else { return Ok(None) };
+    let failed = |source| StartError::Api { address: at.to_string(), source };
+    Listener::bind(at).await.map(Some).map_err(failed)
+}
+
+/// Where orchestrators listen, by name.
+fn addresses(loaded: &Loaded, own: SocketAddr) -> BTreeMap<String, SocketAddr> {
+    let listed = loaded.config.orchestrators.iter().map(|entry| (entry.name.clone(), entry.address));
+    listed.chain([(loaded.config.name.clone(), own)]).collect()
 }
 
 async fn start_log(
     loaded: &Loaded,
-    chain: GroupChain,
-    me: u16,
+    chain: &GroupChain,
+    addresses: &BTreeMap<String, SocketAddr>,
+    rules: &Rules,
     data_dir: &Path,
-    addresses: &[SocketAddr],
     endpoint: &Endpoint,
 ) -> Result<ConsensusLog, StartError> {
-    let config = LogConfig::new(
-        Arc::new(chain.current().clone()),
-        me,
-        loaded.vote_key.clone(),
-        data_dir.join(LOG_FOLDER),
-        addresses.to_vec(),
-        order_rules::operations(chain),
-    );
+    let group = chain.current();
+    let me = group.index_of(&loaded.vote_key.public()).map_err(|_| StartError::NotMember {
+        name: loaded.config.name.clone(),
+        group: group.name.clone(),
+        epoch: group.epoch.get(),
+    })?;
+    let address = |member: &Member| {
+        let missing = || StartError::NoAddress { name: member.name.clone() };
+        addresses.get(&member.name).copied().ok_or_else(missing)
+    };
+    let config = LogConfig {
+        history: history(chain),
+        ..LogConfig::new(
+            Arc::new(group.clone()),
+            me,
+            loaded.vote_key.clone(),
+            data_dir.join(LOG_FOLDER),
+            group.members.iter().map(address).collect::<Result<_, _>>()?,
+            rules.operations(),
+        )
+    };
     Ok(quorate_agreement::start(config, Arc::new(endpoint.clone())).await?)
+}
+
+/// Configurations of the epochs before the newest, from the genesis on.
+fn history(chain: &GroupChain) -> Vec<Arc<GroupConfig>> {
+    let all = std::iter::once(chain.genesis()).chain(chain.links().iter().map(|link| &link.config));
+    all.take(chain.links().len()).map(|config| Arc::new(config.clone())).collect()
 }

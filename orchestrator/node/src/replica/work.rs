@@ -36,7 +36,7 @@ pub(super) struct Work {
     answers: Vec<Applied>,
     counted: Vec<Counted>,
     roles: bool,
-    next_epoch: Option<(u64, Box<GroupConfig>)>,
+    next_epochs: Vec<(u64, Box<GroupConfig>)>,
 }
 
 impl Work {
@@ -66,9 +66,7 @@ impl Work {
         self.batch.nodes.extend(nodes);
         self.counted.push(counted);
         self.roles |= changes_roles;
-        if let Some(config) = next_epoch {
-            self.next_epoch = Some((receipt.index, config));
-        }
+        self.next_epochs.extend(next_epoch.map(|config| (receipt.index, config)));
     }
 
     fn promise(&mut self, receipt: &Receipt, decision: Option<&Decision>) {
@@ -80,11 +78,11 @@ impl Work {
 
     /// The effects, in the order in which they must happen.
     pub fn effects(self) -> Vec<Effect> {
-        let Self { promises, batch, answers, counted, roles, next_epoch } = self;
+        let Self { promises, batch, answers, counted, roles, next_epochs } = self;
         let mut effects = vec![Effect::Record(promises), Effect::Persist(Box::new(batch))];
         effects.extend([Effect::Answer(answers), Effect::Count(counted)]);
         effects.extend(roles.then_some(Effect::Roles));
-        effects.extend(next_epoch.map(|(index, config)| Effect::EndEpoch { index, config }));
+        effects.extend(next_epochs.into_iter().map(|(index, config)| Effect::EndEpoch { index, config }));
         effects
     }
 }

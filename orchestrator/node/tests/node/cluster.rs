@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use quorate_attest::epoch::{EpochLink, RootSet, SignedGenesis};
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::{Epoch, Nonce};
 use quorate_attest::key::{PublicKey, SecretKey};
@@ -13,6 +14,7 @@ use quorate_attest::operation::Operation;
 use quorate_control::{Command as Ordered, Quota};
 use quorate_ordering::orderer::{OrchestratorPeer, Orderer};
 use quorate_transport::{Endpoint, Limits, Members, Role};
+use quorate_verifier::config::epoch_files::{Signatures, write_roots, write_signatures};
 use quorate_verifier::config::group_file;
 use quorate_verifier::key_file;
 
@@ -26,20 +28,29 @@ pub fn operator() -> SecretKey {
     key(1)
 }
 
-fn group(name: &str, seed: u8, n: u8) -> GroupConfig {
-    let member = |index: u8| Member {
+/// The three keys of a node, from its number and the seed of its group.
+pub fn member(name: &str, seed: u8, index: u8) -> Member {
+    Member {
         name: format!("{name}-{index}"),
         vote_key: key(seed + index).public(),
         cosigner_key: key(seed + 10 + index).public(),
         transport_key: key(seed + 20 + index).public(),
-    };
+    }
+}
+
+/// Offline root keys, two of which vouch.
+fn roots() -> [SecretKey; 3] {
+    [key(201), key(202), key(203)]
+}
+
+fn group(name: &str, seed: u8, n: u8) -> GroupConfig {
     GroupConfig {
         name: format!("{name}s"),
         hash_algorithm: HASH_SHA256,
         epoch: Epoch::ZERO,
         genesis: None,
         f: (u64::from(n) - 1) / 3,
-        members: (0..n).map(member).collect(),
+        members: (0..n).map(|index| member(name, seed, index)).collect(),
         operators: vec![operator().public()],
         hosts: vec![Host { name: "host-a".into(), key: key(2).public() }],
     }
@@ -74,15 +85,28 @@ impl Drop for Running {
 impl Cluster {
     /// Writes configurations and keys of `n` orchestrators and initialises them; none runs yet.
     pub fn new(n: u8) -> Self {
+        Self::with_spares(n, 0)
+    }
+
+    /// The same with nodes that are no members yet.
+    pub fn with_spares(n: u8, spares: u8) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let group = group("orchestrator", 10, n);
-        group_file::write(&folder.path().join("orchestrators.toml"), &group).unwrap();
-        group_file::write(&folder.path().join("verifiers.toml"), &self::group("verifier", 60, 4)).unwrap();
-        let addresses: Vec<_> = (0..n).map(|_| free_address()).collect();
-        let cluster =
-            Self { folder, group: Arc::new(group), addresses, nodes: (0..n).map(|_| None).collect() };
-        for index in 0..n {
-            cluster.write(index);
+        let path = folder.path();
+        let (group, verifiers) = (group("orchestrator", 10, n), group("verifier", 60, 4));
+        let keys = roots().iter().map(SecretKey::public).collect();
+        write_roots(&path.join("roots.toml"), &RootSet { threshold: 2, keys }).unwrap();
+        for (name, config) in [("orchestrators", &group), ("verifiers", &verifiers)] {
+            group_file::write(&path.join(format!("{name}.toml")), config).unwrap();
+            let signatures = SignedGenesis::sign(config.clone(), &roots()[..2]).signatures;
+            let signatures = Signatures { roots: signatures, ..Signatures::default() };
+            write_signatures(&path.join(format!("{name}.signatures")), &signatures).unwrap();
+        }
+        let all = n + spares;
+        let addresses: Vec<_> = (0..all).map(|_| free_address()).collect();
+        let nodes = (0..all).map(|_| None).collect();
+        let cluster = Self { folder, group: Arc::new(group), addresses, nodes };
+        for index in 0..all {
+            cluster.write(index, index >= n);
             let status = cluster.command(index).arg("init").status().unwrap();
             assert!(status.success(), "{status}");
         }
@@ -96,7 +120,7 @@ impl Cluster {
         cluster
     }
 
-    fn write(&self, index: u8) {
+    fn write(&self, index: u8, spare: bool) {
         let path = self.folder.path();
         for (name, seed) in [("vote", 10), ("cosigner", 20), ("transport", 30)] {
             key_file::write(&path.join(format!("{index}.{name}")), &key(seed + index)).unwrap();
@@ -108,10 +132,43 @@ impl Cluster {
              api = \"127.0.0.1:0\"\nleave_grace_ms = 100\n",
             self.addresses[usize::from(index)]
         );
+        if spare {
+            text += "epochs_dir = \"epochs\"\n";
+        }
         for (other, address) in self.addresses.iter().enumerate() {
             text += &format!("[[orchestrators]]\nname = \"orchestrator-{other}\"\naddress = \"{address}\"\n");
         }
+        text += "[roots]\nfile = \"roots.toml\"\norchestrators_signatures = \"orchestrators.signatures\"\n\
+                 verifiers_signatures = \"verifiers.signatures\"\n";
         std::fs::write(self.config(index), text).unwrap();
+    }
+
+    /// The next epoch's configuration with these members, and the signatures of those of `signers`, for all to read.
+    pub fn next_epoch(&self, members: &[u8], signers: &[u8]) -> EpochLink {
+        let genesis = (*self.group).clone();
+        let members = members.iter().map(|index| member("orchestrator", 10, *index)).collect();
+        let next = GroupConfig { epoch: Epoch(1), genesis: Some(genesis.id()), members, ..genesis.clone() };
+        let statement = EpochLink::statement(&next, genesis.digest());
+        let sign = |index: &u8| (key(10 + index).public(), statement.sign(&key(10 + index)));
+        let signatures = Signatures { members: signers.iter().map(sign).collect(), ..Signatures::default() };
+        let link = signatures.link(&genesis, next.clone()).unwrap();
+        let epochs = self.folder.path().join("epochs");
+        std::fs::create_dir_all(&epochs).unwrap();
+        let roots = SignedGenesis::sign(genesis.clone(), &roots()[..2]).signatures;
+        for (config, signatures) in
+            [(&genesis, &Signatures { roots, ..Signatures::default() }), (&next, &signatures)]
+        {
+            let name = epochs.join(format!("group-{}", config.epoch));
+            group_file::write(&name.with_extension("toml"), config).unwrap();
+            write_signatures(&name.with_extension("signatures"), signatures).unwrap();
+        }
+        link
+    }
+
+    /// Waits until a node ends by itself; answers its exit code.
+    pub fn wait(&mut self, index: u8) -> Option<i32> {
+        let mut node = self.nodes[usize::from(index)].take().expect("the node runs");
+        node.child.wait().unwrap().code()
     }
 
     pub fn config(&self, index: u8) -> PathBuf {
@@ -171,16 +228,21 @@ impl Cluster {
     }
 
     pub fn orderer_as(&self, key: &SecretKey, role: Role) -> Orderer {
-        let keys = self.group.members.iter().map(|member| member.transport_key);
+        self.orderer_of(&self.group, key, role)
+    }
+
+    /// A client of the group in any of its epochs.
+    pub fn orderer_of(&self, group: &Arc<GroupConfig>, key: &SecretKey, role: Role) -> Orderer {
+        let keys = group.members.iter().map(|member| member.transport_key);
         let members = keys.fold(Members::new(), |members, key| members.with(key, Role::Orchestrator));
         let address = "127.0.0.1:0".parse().unwrap();
         let endpoint = Endpoint::bind_as(address, key, role, Arc::new(members), Limits::default()).unwrap();
         let address_of = |name: &str| {
-            let place = self.group.members.iter().position(|member| member.name == name)?;
-            self.addresses.get(place).copied()
+            let number: usize = name.strip_prefix("orchestrator-")?.parse().ok()?;
+            self.addresses.get(number).copied()
         };
-        let peers = OrchestratorPeer::of_group(&self.group, address_of).unwrap();
-        Orderer::new(endpoint, Arc::clone(&self.group), peers)
+        let peers = OrchestratorPeer::of_group(group, address_of).unwrap();
+        Orderer::new(endpoint, Arc::clone(group), peers)
     }
 
     /// An operation that registers a client of its own.

@@ -14,14 +14,14 @@ use crate::cluster::{Cluster, key};
 use crate::http::{get, wait_for};
 use quorate_transport::Role;
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     Runtime::new().unwrap()
 }
 
 /// Orders operations, several at a time; all must be acknowledged by a quorum.
-async fn order(
+pub async fn order(
     cluster: &Cluster,
     orderer: &Orderer,
     numbers: std::ops::Range<u64>,
@@ -53,7 +53,7 @@ fn check(cluster: &Cluster, acknowledged: &BTreeMap<u64, Ordered>) {
 }
 
 /// Waits until a node has executed as much as the log holds.
-fn wait_until_synced(cluster: &Cluster, index: u8, applied: u64) {
+pub fn wait_until_synced(cluster: &Cluster, index: u8, applied: u64) {
     let deadline = Instant::now() + LIMIT;
     loop {
         let (_, status) = get(&cluster.node(index).api, "/v1/status");
