@@ -39,7 +39,7 @@ impl Log {
             Some(Side::Destination) if side == Side::Source && self.declined => self.grants.push(side),
             Some(_) => {}
         }
-        (self.grants.last() == Some(&side)).then(|| Generation(self.grants.len() as u64))
+        (self.grants.last() == Some(&side)).then_some(Generation(self.grants.len() as u64))
     }
 }
 
