@@ -6,8 +6,10 @@ use std::sync::OnceLock;
 
 use quorate_cli::cluster::Programs;
 
-const PACKAGES: [&str; 3] = ["quorate-orchestrator", "quorate-verifier", "quorate-faulty"];
-const BINARIES: [&str; 3] = ["quorate-host", "quorate-verifier", "quorate-faulty"];
+const PACKAGES: [&str; 5] =
+    ["quorate-host", "quorate-verifier", "quorate-orchestrator", "quorate-cli", "quorate-faulty"];
+const BINARIES: [&str; 5] =
+    ["quorate-host", "quorate-verifier", "quorate-orchestrator", "quorate", "quorate-faulty"];
 
 static BUILT: OnceLock<Programs> = OnceLock::new();
 

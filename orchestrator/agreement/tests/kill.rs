@@ -38,7 +38,10 @@ async fn child() {
     }
 }
 
-fn spawn(addresses: &[SocketAddr], folder: &std::path::Path) -> (Child, impl Iterator<Item = String> + use<>) {
+fn spawn(
+    addresses: &[SocketAddr],
+    folder: &std::path::Path,
+) -> (Child, impl Iterator<Item = String> + use<>) {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture"])

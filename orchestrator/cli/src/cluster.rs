@@ -30,7 +30,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_attest::group::GroupConfig;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::key::SecretKey;
 use quorate_verifier::key_file::KeyFileError;
 
@@ -318,7 +318,7 @@ impl Cluster {
     }
 
     /// The group.
-    pub fn group(&self) -> &GroupConfig {
+    pub fn group(&self) -> &GroupChain {
         &self.folder.group
     }
 

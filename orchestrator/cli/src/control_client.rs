@@ -13,13 +13,15 @@ use std::time::Duration;
 use quorate_attest::encoding::Bounded;
 use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::GroupConfig;
-use quorate_attest::id::{Generation, Nonce, VmId};
+use quorate_attest::id::{Generation, Nonce, Slot, VmId};
 use quorate_attest::key::{PublicKey, SecretKey};
 use quorate_attest::vm::DecisionCertificate;
 use quorate_attest::vm::VmSpec;
 use quorate_control::{Answer, Command, Failure as Refusal, Phase, Vm, Which, decode_outcome};
 use quorate_host::client::hosts::{HostError, HostPeer, Operator};
+use quorate_host::client::recovery::{LeftBehind, RecoveryError, Verifiers, newest_certified, take_up};
 use quorate_host::inquiries::fresh;
+use quorate_host::link::VerifierPeer;
 use quorate_host::protocol::{Progress, Report};
 use quorate_ordering::answers::{ChainAnswer, VmAnswer, VmPage};
 use quorate_ordering::gather::Ordered;
@@ -36,6 +38,8 @@ const ORDER_LIMIT: Duration = Duration::from_secs(20);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Time for a host that took a VM over to tell the log.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// Time for a host to take up a VM that was lost.
+const TAKE_UP_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Why an order was not carried out.
@@ -50,6 +54,9 @@ pub enum ControlError {
     /// What they said cannot be read by this version.
     #[error("the orchestrators' answer cannot be read: {0}")]
     Unreadable(String),
+    /// The verifiers show no slot to go on from.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
     /// A host did not carry it out.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -71,6 +78,7 @@ impl ControlError {
             Self::Order(error) => error.kind(),
             Self::Refused(refusal) => refusal.kind(),
             Self::Unreadable(_) => "DecodeError",
+            Self::Recovery(error) => error.kind(),
             Self::Host(error) => error.kind(),
             Self::UnknownVm { .. } => "NotFound",
             Self::System(_) => "ResourceExhausted",
@@ -109,6 +117,7 @@ pub struct ControlClient {
     key: SecretKey,
     verifiers: Arc<GroupConfig>,
     hosts: Vec<HostPeer>,
+    verifier_peers: Vec<VerifierPeer>,
 }
 
 impl ControlClient {
@@ -127,10 +136,11 @@ impl ControlClient {
         let endpoint =
             Endpoint::bind_as(any, &folder.operator, Role::Operator, Arc::new(members), Limits::default())?;
         let peers = folder.orchestrator_peers();
-        let orderer = Orderer::new(endpoint.clone(), Arc::new(folder.orchestrators.clone()), peers);
+        let orderer = Orderer::new(endpoint.clone(), Arc::new(folder.orchestrators.current().clone()), peers);
         let operator = Operator::new(&folder.operator, folder.hosts())?;
-        let (key, verifiers) = (folder.operator.clone(), Arc::new(folder.group.clone()));
-        Ok(Self { endpoint, orderer, operator, key, verifiers, hosts: folder.hosts() })
+        let (key, verifiers) = (folder.operator.clone(), Arc::new(folder.group.current().clone()));
+        let (hosts, verifier_peers) = (folder.hosts(), folder.verifier_peers());
+        Ok(Self { endpoint, orderer, operator, key, verifiers, hosts, verifier_peers })
     }
 
     /// The socket that orchestrators and verifiers are reached from.
@@ -250,7 +260,10 @@ impl ControlClient {
     }
 
     /// The record of a VM. A host that has just taken it over tells the log so a moment later: that moment is waited for.
-    async fn settled(&self, vm: VmId) -> Result<Vm, ControlError> {
+    ///
+    /// # Errors
+    /// Too few orchestrators agree, or there is no such VM.
+    pub async fn settled(&self, vm: VmId) -> Result<Vm, ControlError> {
         let deadline = Instant::now() + SETTLE_LIMIT;
         loop {
             let record = self.vm(vm).await?.ok_or(ControlError::UnknownVm { vm })?;
@@ -288,4 +301,37 @@ impl ControlClient {
         self.operator.close().await;
         self.endpoint.close().await;
     }
+
+    /// Has another host go on with a VM whose own is gone, from the newest slot that a quorum of verifiers signed.
+    ///
+    /// # Errors
+    /// Too few verifiers or orchestrators answer, the registry knows a newer slot, or the new host cannot take the VM up.
+    pub async fn recover(&self, vm: VmId, host: PublicKey) -> Result<Recovered, ControlError> {
+        let record = self.vm(vm).await?.ok_or(ControlError::UnknownVm { vm })?;
+        let place = self.place_of(&host)?;
+        let verifiers = Verifiers::new(&self.key, self.verifier_peers.clone())?;
+        let newest = newest_certified(&verifiers.askers(), &self.verifiers, vm).await;
+        verifiers.close().await;
+        let newest = newest?;
+        let (generation, slot) = (record.next_generation, newest.certificate.clone());
+        let done = self.order(&Command::Recover { vm, host, generation, slot }).await?;
+        let grant =
+            done.ordered.decision.ok_or_else(|| ControlError::Unreadable("no decision".to_owned()))?;
+        let slot = newest.certificate.statement.slot;
+        take_up(&self.operator, place, grant, newest.certificate, TAKE_UP_LIMIT).await?;
+        Ok(Recovered { generation, slot, completed: newest.completed, left: newest.left })
+    }
+}
+
+/// A VM that runs again.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Its generation.
+    pub generation: Generation,
+    /// Slot from which it goes on.
+    pub slot: Slot,
+    /// Attestations that this slot got only now.
+    pub completed: u32,
+    /// Newer slots that some verifier signed and nobody could certify.
+    pub left: Vec<LeftBehind>,
 }

@@ -170,6 +170,7 @@ impl From<ControlError> for Failure {
         };
         let code = match &error {
             ControlError::System(_) => exit::RETRY,
+            ControlError::Recovery(_) => exit::NO_QUORUM,
             _ => exit::REFUSED,
         };
         let failure = Self::new(code, error.kind(), &error);
@@ -192,5 +193,11 @@ fn order_failure(error: &OrderError) -> Failure {
         OrderError::QuorumUnreachable { .. } => Failure::new(exit::NO_QUORUM, error.kind(), error)
             .next("see which nodes answer with `quorate cluster status`, and what was ordered with `quorate log tail`"),
         _ => Failure::refused(error.kind(), error),
+    }
+}
+
+impl From<quorate_attest::VerifyError> for Failure {
+    fn from(error: quorate_attest::VerifyError) -> Self {
+        Self::refused(error.kind(), &error)
     }
 }

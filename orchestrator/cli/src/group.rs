@@ -2,6 +2,11 @@
 //!
 //! A change needs a quorum of the present members and a quorum of the new ones, and is itself an entry of the ordered log.
 //! Members sign where their keys are (`group sign`); whoever gathers the signatures can forge none of them.
+//!
+//! Hosts and verifiers adopt an epoch by a start with its link. [`epochs`] does that for the nodes that a supervisor of this
+//! folder runs; on servers the operator copies the link and starts the nodes again, hosts first.
+
+mod epochs;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +18,7 @@ use quorate_attest::group::{GroupConfig, Member};
 use quorate_attest::id::{Epoch, from_hex, to_hex};
 use quorate_attest::key::{PublicKey, SecretKey, Signature};
 use quorate_control::{Command as Ordered, Which};
+use quorate_verifier::config::chain_files::link_path;
 use quorate_verifier::config::group_file;
 use quorate_verifier::key_file;
 use serde_json::{Value, json};
@@ -83,6 +89,14 @@ enum Command {
         #[command(flatten)]
         access: Access,
     },
+    /// Writes the links to all ordered epochs into the cluster's folder and starts the nodes again that need them. Does what
+    /// `propose` and `rotate` do at their end, where that was interrupted.
+    Adopt {
+        /// Which group.
+        group: Group,
+        #[command(flatten)]
+        access: Access,
+    },
     /// Makes new keys for one member and has them ordered.
     Rotate {
         /// Which group.
@@ -118,6 +132,14 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
                 let chain = client.chain(group.which()).await?;
                 let config = next_config(&chain, config)?;
                 change(&folder, &client, group.which(), &chain, config, signatures, output).await
+            }
+            Command::Adopt { group, access } => {
+                let (folder, client) = access.open()?;
+                let chain = client.chain(group.which()).await?;
+                let restarted = epochs::adopt(&folder, &client, group.which(), &chain, output).await?;
+                let epoch = chain.epoch.get();
+                output.object(&json!({"result": "adopted", "epoch": epoch, "restarted": restarted}));
+                Ok(exit::OK)
             }
             Command::Rotate { group, member, access } => {
                 let (folder, client) = access.open()?;
@@ -260,19 +282,17 @@ async fn change(
         Failure::new(exit::NO_QUORUM, error.kind(), text)
             .next("have more members sign with `quorate group sign`")
     })?;
-    let done = client.order(&Ordered::ChangeGroup { which, link }).await?;
-    let path = match which {
-        Which::Verifiers => folder.group_file(),
-        Which::Orchestrators => folder.orchestrators_file(),
-    };
-    let next = path.with_extension(format!("epoch-{}.toml", config.epoch.get()));
-    group_file::write(&next, &config).map_err(|error| Failure::file(&next, error))?;
-    let epoch = config.epoch.get();
+    let done = client.order(&Ordered::ChangeGroup { which, link: link.clone() }).await?;
+    let mut chain = chain.clone();
+    chain.advance(link).map_err(refuse)?;
+    let (epoch, index) = (config.epoch.get(), done.index());
+    output.line(&format!("epoch {epoch} of {} is entry {index} of the log", config.name));
+    let restarted = epochs::adopt(folder, client, which, &chain, output).await?;
+    let link = link_path(&folder.links(), &config.name, config.epoch);
     output.object(&json!({
-        "result": "changed", "epoch": epoch, "log_index": done.index(), "config": next, "group": to_json("", &config),
+        "result": "changed", "epoch": epoch, "log_index": index, "link": link, "restarted": restarted,
+        "group": to_json("", &config),
     }));
-    output.line(&format!("epoch {epoch} of {} is entry {} of the log", config.name, done.index()));
-    output.line(&format!("its configuration is in {}", next.display()));
     Ok(exit::OK)
 }
 

@@ -20,7 +20,7 @@ pub mod load;
 mod log;
 mod output;
 mod records;
-mod verify;
+pub mod verify;
 mod vm;
 
 use std::ffi::OsString;
@@ -62,6 +62,10 @@ enum Command {
     Demo(demo::Arguments),
     /// Checks certificates, proofs and chains as files, offline.
     Verify(verify::Arguments),
+    /// Checks all proofs of a folder, and that all heads of one log lie on one tree.
+    VerifyBundle(verify::bundle::Arguments),
+    /// Checks that two signed statements contradict each other, and names who signed both.
+    Evidence(verify::evidence::Arguments),
     /// VMs of a cluster; and runs, saves, inspects and replays a guest on this machine alone.
     Vm(vm::Arguments),
     /// Shows and changes the groups of a cluster.
@@ -101,6 +105,8 @@ fn run(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {
         Command::Demo(arguments) => demo::run(&arguments, &output),
         Command::Verify(arguments) => verify::run(&arguments, &output),
+        Command::VerifyBundle(arguments) => verify::bundle::run(&arguments, &output),
+        Command::Evidence(arguments) => verify::evidence::run(&arguments, &output),
         Command::Vm(arguments) => vm::run(&arguments, &output),
         Command::Group(arguments) => group::run(&arguments, &output),
         Command::Log(arguments) => log::run(&arguments, &output),

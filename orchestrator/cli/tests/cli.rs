@@ -32,10 +32,12 @@ fn error_object(output: &Output) -> Value {
 
 #[test]
 fn help_of_every_command_shows_examples_and_succeeds() {
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 16] = [
         &[],
         &["demo"],
         &["verify"],
+        &["verify-bundle"],
+        &["evidence"],
         &["vm"],
         &["vm", "run"],
         &["vm", "checkpoint"],
@@ -62,13 +64,15 @@ fn help_of_every_command_shows_examples_and_succeeds() {
 
 #[test]
 fn wrong_use_exits_with_2_and_says_so_in_json_too() {
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 11] = [
         &["frobnicate"],
         &["demo", "--requests", "many"],
         &["demo", "--attack", "unknown"],
         &["demo", "--memory", "3"],
         &["verify"],
         &["verify", "/nowhere/at/all.cert"],
+        &["verify-bundle", "/nowhere"],
+        &["evidence", "/nowhere/a.bin", "/nowhere/b.bin"],
         &["key", "generate", "--role", "king", "--out", "/nowhere"],
         &["image", "export", "unknown", "/nowhere"],
         &["vm", "run", "/nowhere/guest.elf"],

@@ -176,7 +176,12 @@ impl From<VerifyError> for Failure {
             | VerifyError::NoConflict { .. }
             | VerifyError::Inconsistent { .. } => status::CONFLICT,
         };
-        Self::new(code, error.kind(), error.to_string())
+        // What a decoder says may change with the compiler; an outcome may not.
+        let text = match &error {
+            VerifyError::Decode(DecodeError::Malformed { .. }) => "bytes do not decode".to_owned(),
+            other => other.to_string(),
+        };
+        Self::new(code, error.kind(), text)
     }
 }
 

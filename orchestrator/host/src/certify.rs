@@ -3,9 +3,10 @@
 //! Pure: attestations go in, certificates and releasable outputs come out, in slot order for each client's sake.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::error::VerifyError;
-use quorate_attest::group::GroupConfig;
 use quorate_attest::id::Slot;
 use quorate_attest::vm::{Attestation, SlotCertificate, SlotStatement, Tally};
 
@@ -21,7 +22,7 @@ pub struct Certified {
 /// Slots on their way to a certificate.
 #[derive(Debug)]
 pub struct Pipeline {
-    group: GroupConfig,
+    group: Arc<GroupChain>,
     pending: BTreeMap<Slot, Pending>,
     certified: Option<Slot>,
 }
@@ -34,7 +35,7 @@ struct Pending {
 
 impl Pipeline {
     /// Starts behind `certified`, the newest slot that needs no more votes.
-    pub fn new(group: GroupConfig, certified: Option<Slot>) -> Self {
+    pub fn new(group: Arc<GroupChain>, certified: Option<Slot>) -> Self {
         Self { group, pending: BTreeMap::new(), certified }
     }
 
@@ -48,13 +49,14 @@ impl Pipeline {
         self.pending.len()
     }
 
-    /// A slot was proposed; its outputs wait for the quorum.
+    /// A slot was proposed; its outputs wait for the quorum. One that was proposed in an earlier epoch gets its certificate
+    /// from the members of that epoch, or none.
     ///
     /// # Errors
-    /// The statement belongs to another group or epoch.
+    /// The statement belongs to another group or to an unknown epoch.
     pub fn propose(&mut self, statement: SlotStatement, outputs: Vec<Vec<u8>>) -> Result<(), VerifyError> {
         let slot = statement.slot;
-        let tally = Tally::new(&self.group, statement)?;
+        let tally = Tally::new(self.group.past(statement.group, statement.epoch)?, statement)?;
         self.pending.insert(slot, Pending { tally, outputs });
         Ok(())
     }
@@ -98,12 +100,12 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{attestation, group, statement};
+    use crate::testing::{attestation, chain, group, statement};
 
     #[test]
     fn outputs_are_released_with_the_certificate_and_not_before() {
         let group = group(4, 1);
-        let mut pipeline = Pipeline::new(group.clone(), None);
+        let mut pipeline = Pipeline::new(chain(&group), None);
         let slot = statement(&group, 5, 0);
         pipeline.propose(slot.clone(), vec![b"out".to_vec()]).unwrap();
         assert!(pipeline.attested(Slot(5), attestation(&slot, 0)).unwrap().is_none());
@@ -121,7 +123,7 @@ mod tests {
     #[test]
     fn one_verifier_twice_is_no_quorum() {
         let group = group(4, 1);
-        let mut pipeline = Pipeline::new(group.clone(), None);
+        let mut pipeline = Pipeline::new(chain(&group), None);
         let slot = statement(&group, 5, 0);
         pipeline.propose(slot.clone(), Vec::new()).unwrap();
         pipeline.attested(Slot(5), attestation(&slot, 0)).unwrap();
@@ -134,7 +136,7 @@ mod tests {
     #[test]
     fn a_lying_verifiers_attestation_of_another_state_is_refused_by_name() {
         let group = group(4, 1);
-        let mut pipeline = Pipeline::new(group.clone(), None);
+        let mut pipeline = Pipeline::new(chain(&group), None);
         let slot = statement(&group, 5, 0);
         pipeline.propose(slot.clone(), Vec::new()).unwrap();
         let lie = attestation(&statement(&group, 5, 1), 2);
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn slots_that_lost_their_votes_in_a_restart_do_not_hold_up_the_later_ones() {
         let group = group(4, 1);
-        let mut pipeline = Pipeline::new(group.clone(), None);
+        let mut pipeline = Pipeline::new(chain(&group), None);
         let slots: Vec<_> = (4..8).map(|slot| statement(&group, slot, 0)).collect();
         pipeline.propose(slots[0].clone(), vec![b"a client waits for this".to_vec()]).unwrap();
         slots[1..].iter().for_each(|slot| pipeline.propose(slot.clone(), Vec::new()).unwrap());

@@ -15,6 +15,7 @@
 //! * [`check`]: the rules, pure.
 //! * [`head`]: the newest head, in memory and in a file.
 //! * [`hosts`]: connections to hosts, and the operator's orders.
+//! * [`recovery`]: the slot that another host may go on from when a host is dead.
 //!
 //! # Not promised
 //!
@@ -23,6 +24,7 @@
 pub mod check;
 pub mod head;
 pub mod hosts;
+pub mod recovery;
 mod repeat;
 #[cfg(test)]
 mod tests;
@@ -31,7 +33,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quorate_attest::group::GroupConfig;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::id::{Generation, Slot, VmId};
 use quorate_attest::request::{Reply, Request};
 use quorate_attest::vm::{ActivationCertificate, ConflictingCertificates, VmSpec};
@@ -56,7 +58,7 @@ pub struct Target {
 
 impl Target {
     /// A VM of which nothing is known yet but its specification. The first of `hosts` is asked first.
-    pub fn new(group: Arc<GroupConfig>, spec: VmSpec, hosts: Vec<HostPeer>) -> Self {
+    pub fn new(group: Arc<GroupChain>, spec: VmSpec, hosts: Vec<HostPeer>) -> Self {
         let check = Mutex::new(AnswerCheck::new(group, &spec));
         let (vm, active) = (spec.id(), AtomicUsize::new(0));
         Self { spec, vm, hosts, active, check, store: None, refused: Mutex::default() }

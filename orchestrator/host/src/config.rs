@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quorate_attest::group::GroupConfig;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::key::SecretKey;
 use quorate_ordering::orderer::OrchestratorPeer;
-use quorate_verifier::config::{LogFormat, group_file, read_orchestrators, shared_key};
+use quorate_verifier::config::{LogFormat, Roots, read_group, read_orchestrators, shared_key};
 use quorate_verifier::key_file;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,17 @@ pub struct Config {
     pub key_file: PathBuf,
     /// The verifier group with the hosts and operators it knows.
     pub group_file: PathBuf,
+    /// Folder of the links to its later epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_links: Option<PathBuf>,
     /// The orchestrators' group, whose decisions this host obeys.
     pub orchestrators_file: PathBuf,
+    /// Folder of the links to its later epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orchestrators_links: Option<PathBuf>,
+    /// Offline keys that vouch for the genesis of both groups. Without them the files are believed as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roots: Option<Roots>,
     /// UDP address for messages; port 0 takes any.
     pub listen: SocketAddr,
     /// TCP address from which state is pulled; port 0 takes any.
@@ -67,10 +76,10 @@ pub struct Address {
 pub struct Loaded {
     /// The file's values.
     pub config: Config,
-    /// The group.
-    pub group: Arc<GroupConfig>,
-    /// The orchestrators' group.
-    pub orchestrators: Arc<GroupConfig>,
+    /// The group in all its epochs.
+    pub group: Arc<GroupChain>,
+    /// The orchestrators' group in all its epochs.
+    pub orchestrators: Arc<GroupChain>,
     /// This host's key.
     pub key: SecretKey,
     /// The verifiers with addresses.
@@ -117,7 +126,8 @@ impl Config {
             &mut config.orchestrators_file,
             &mut config.data_dir,
         ];
-        for file in files {
+        let links = config.group_links.iter_mut().chain(&mut config.orchestrators_links);
+        for file in files.into_iter().chain(links) {
             *file = base.join(&*file);
         }
         Ok(config)
@@ -129,10 +139,12 @@ impl Config {
     /// All problems found.
     pub fn load(self) -> Result<Loaded, Vec<Problem>> {
         let mut problems = Vec::new();
-        let group = group_file::read(&self.group_file)
+        let (links, roots) = (self.group_links.as_deref(), self.roots.as_ref());
+        let group = read_group(&self.group_file, links, roots)
             .map_err(|e| problems.push(Problem { key: "group_file", text: e.to_string() }))
             .ok();
-        let orchestrators = read_orchestrators(&self.orchestrators_file)
+        let links = self.orchestrators_links.as_deref();
+        let orchestrators = read_orchestrators(&self.orchestrators_file, links, roots)
             .map_err(|e| problems.push(Problem { key: "orchestrators_file", text: e.text }))
             .ok();
         let key = key_file::read(&self.key_file)

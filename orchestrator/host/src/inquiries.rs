@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::GroupConfig;
 use quorate_attest::id::{Generation, Nonce, VmId};
 use quorate_attest::vm::{
@@ -72,7 +73,7 @@ fn ask_all(askers: &[Asker], question: &ToVerifier) -> JoinSet<(u16, Result<From
 /// A newer slot or another statement of the source is shown, or no quorum answers.
 pub async fn heads_agree(
     askers: Vec<Asker>,
-    group: Arc<GroupConfig>,
+    group: Arc<GroupChain>,
     last: SlotStatement,
     history: Vec<SlotStatement>,
 ) -> Result<u32, InquiryError> {
@@ -96,16 +97,15 @@ pub async fn heads_agree(
 }
 
 /// Collects the verifiers' head answers, as many as arrive in time. All signatures are checked.
-pub async fn collect_heads(askers: &[Asker], group: &GroupConfig, vm: VmId) -> Vec<HeadAnswer> {
+pub async fn collect_heads(askers: &[Asker], group: &GroupChain, vm: VmId) -> Vec<HeadAnswer> {
     let Ok(bytes) = fresh() else { return Vec::new() };
     let nonce = Nonce::from_bytes(bytes);
     let mut answers = ask_all(askers, &ToVerifier::HeadQuery(HeadQuery { vm, nonce }));
     let mut heads = Vec::new();
-    let expected = group.expect(vm, quorate_attest::statement::Kind::HEAD);
     let collect = async {
         while let Some(answer) = answers.join_next().await {
             if let Ok((_, Ok(FromVerifier::Head(answer)))) = answer
-                && answer.verify(group, &expected, &nonce).is_ok()
+                && answer.verify_fresh(group, vm, &nonce).is_ok()
             {
                 heads.push(answer);
             }
@@ -161,32 +161,31 @@ pub async fn elect(
     tokio::time::timeout(INQUIRY_TIMEOUT, collect).await.unwrap_or(Err(InquiryError::QuorumUnreachable))
 }
 
-/// The newest generation that a quorum of verifiers shows to have been activated, if it is above `generation`.
+/// The newest generation that a quorum of its epoch's verifiers shows to have been activated, if it is above `generation`.
 /// `grants` are those that this host knows: with the one of the activation, its votes make a certificate.
 pub fn superseding(
     heads: &[HeadAnswer],
-    group: &GroupConfig,
+    group: &GroupChain,
     generation: Generation,
     grants: &[DecisionCertificate],
 ) -> Option<Superseded> {
     let candidates =
         heads.iter().filter_map(|head| head.vote.clone()).filter(|vote| vote.generation > generation);
-    let need = group.rule().ok()?.quorum();
     for candidate in candidates {
-        let voters = heads.iter().filter(|head| {
-            head.vote.as_ref() == Some(&candidate)
-                && head
-                    .vote_signature
-                    .as_ref()
-                    .is_some_and(|signature| candidate.verify_vote(group, head.verifier, signature).is_ok())
-        });
-        let votes: Vec<_> = voters.filter_map(|head| Some((head.verifier, head.vote_signature?))).collect();
-        if (votes.len() as u64) < need {
+        let Ok(members) = group.past(candidate.group, candidate.epoch) else { continue };
+        // The key that answers now, at its place in the epoch of the vote.
+        let vote_of = |head: &HeadAnswer| {
+            let index = members.index_of(&group.member(head.verifier).ok()?.vote_key).ok()?;
+            let signature = head.vote_signature.filter(|_| head.vote.as_ref() == Some(&candidate))?;
+            candidate.verify_vote(members, index, &signature).is_ok().then_some((index, signature))
+        };
+        let votes: Vec<_> = heads.iter().filter_map(vote_of).collect();
+        if (votes.len() as u64) < members.rule().ok()?.quorum() {
             continue;
         }
         let grant = grants.iter().find(|grant| grant.decision.digest() == candidate.cause).cloned();
         let certificate = grant.and_then(|grant| {
-            let mut tally = ActivationTally::new(group, candidate.clone(), grant).ok()?;
+            let mut tally = ActivationTally::new(members, candidate.clone(), grant).ok()?;
             for (verifier, signature) in votes {
                 tally.add(verifier, signature).ok()?;
             }
@@ -209,7 +208,7 @@ pub struct Superseded {
 /// Finds out whether a quorum activated a generation above `generation`.
 pub async fn who_runs(
     askers: Vec<Asker>,
-    group: Arc<GroupConfig>,
+    group: Arc<GroupChain>,
     vm: VmId,
     generation: Generation,
     grants: Vec<DecisionCertificate>,

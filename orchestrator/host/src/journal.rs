@@ -56,6 +56,19 @@ pub enum Record {
     Generation(ActivationCertificate),
     /// The VM is no longer here.
     Gone,
+    /// This host was granted the VM at the slot it holds, and is about to ask for votes.
+    Recovery(Recovery),
+}
+
+/// A generation that was granted to this host because the one before has no host any more.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Recovery {
+    /// The orchestrators' word.
+    pub grant: DecisionCertificate,
+    /// Certificate of the granted slot.
+    pub certificate: SlotCertificate,
+    /// Identity of the instance that is to be activated.
+    pub instance: Nonce,
 }
 
 /// A slot whose state lies in the base checkpoint.
@@ -84,6 +97,8 @@ pub struct History {
     pub relinquished: Option<(Relinquish, OperationId)>,
     /// The newest handover to this host.
     pub handover: Option<Handed>,
+    /// The newest recovery by this host.
+    pub recovery: Option<Recovery>,
     /// The newest generation.
     pub generation: Option<ActivationCertificate>,
     /// All generations.
@@ -178,6 +193,43 @@ impl Journal {
         Ok(())
     }
 
+    /// Where a state belongs that was pulled and is not taken up yet.
+    pub fn pulled_path(&self) -> PathBuf {
+        self.dir.path().join(FOLDER).join("pulled")
+    }
+
+    /// Takes up a VM at a certified slot, whose state lies in [`Journal::pulled_path`] and is durable. After a crash there is
+    /// either nothing or everything that [`Record::Recovery`] needs.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn recover(
+        &mut self,
+        register: &Register,
+        base: &Base,
+        recovery: &Recovery,
+    ) -> Result<(), JournalError> {
+        let slot = base.certificate.statement.slot;
+        self.append(&Record::Gone)?;
+        self.place(slot).map_err(JournalError::File)?;
+        self.dir.write(FOLDER, IMAGE_FILE, &register.image).map_err(JournalError::File)?;
+        let records = [
+            Record::Created,
+            Record::Vm(register.spec.clone()),
+            Record::Base(base.clone()),
+            Record::Recovery(recovery.clone()),
+        ];
+        let entries: Vec<_> = records.iter().map(entry).collect();
+        self.log.rewrite(&entries)?;
+        self.remove_bases_but(Some(slot));
+        Ok(())
+    }
+
+    fn place(&self, slot: Slot) -> std::io::Result<()> {
+        std::fs::rename(self.pulled_path(), self.base_path(slot))?;
+        std::fs::File::open(self.dir.path().join(FOLDER))?.sync_all()
+    }
+
     /// Frees the space of base checkpoints that no record names any more.
     fn remove_bases_but(&self, kept: Option<Slot>) {
         let kept = kept.map(|slot| self.base_path(slot));
@@ -224,6 +276,7 @@ impl History {
                 self.generation = Some(certificate);
             }
             Record::Gone => *self = Self::default(),
+            Record::Recovery(recovery) => self.recovery = Some(recovery),
         }
         Ok(())
     }
@@ -335,6 +388,35 @@ mod tests {
         drop(journal);
         let (_, history) = Journal::open(folder.path()).unwrap();
         assert_eq!((history.base, history.slots), (Some(base), vec![last]));
+    }
+
+    #[test]
+    fn a_recovered_vm_is_there_with_its_grant_and_nothing_of_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(folder.path()).unwrap();
+        let older = Register { image: b"older".to_vec(), ..register() };
+        journal.adopt(&older).unwrap();
+        journal.append(&slot(0)).unwrap();
+        std::fs::write(journal.base_path(Slot(2)), b"of the one before").unwrap();
+        let recovery = crate::testing::recovery(&group(4, 1), 2);
+        let base = Base {
+            certificate: recovery.certificate.clone(),
+            activation: None,
+            statements: Frontier::new(),
+            history: Vec::new(),
+        };
+        assert!(journal.recover(&register(), &base, &recovery).is_err(), "no state was pulled");
+        drop(journal);
+        let (mut journal, history) = Journal::open(folder.path()).unwrap();
+        assert!(history.register.is_none() && history.recovery.is_none(), "nothing is half there");
+
+        std::fs::write(journal.pulled_path(), b"state").unwrap();
+        journal.recover(&register(), &base, &recovery).unwrap();
+        assert_eq!(std::fs::read(journal.base_path(Slot(2))).unwrap(), b"state");
+        drop(journal);
+        let (_, history) = Journal::open(folder.path()).unwrap();
+        assert_eq!((history.register, history.base), (Some(register()), Some(base)));
+        assert_eq!((history.recovery, history.slots), (Some(recovery), Vec::new()));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod clock;
 pub mod conduct;
 pub mod config;
 mod gateway;
+mod handed_out;
 pub mod inquiries;
 pub mod journal;
 pub mod link;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate_attest::group::Member;
 use quorate_attest::id::Slot;
 use quorate_attest::vm::ActivationCertificate;
-use quorate_transport::{Connection, Endpoint};
+use quorate_transport::{Connection, Endpoint, Exchange};
 use quorate_verifier::protocol::{
     Attested, Challenge, FromVerifier, Pages, ProvenPage, Refused, Register, StateOffer, ToVerifier,
 };
@@ -130,11 +130,31 @@ impl Asker {
     /// # Errors
     /// No connection, or no answer in time.
     pub async fn ask(&self, question: &ToVerifier) -> Result<FromVerifier, AskError> {
+        let connection = self.connected().await?;
+        ask_on(&connection, self.index, question).await
+    }
+}
+
+impl Asker {
+    /// Opens an exchange for a conversation that is longer than a question and its answer.
+    ///
+    /// # Errors
+    /// No connection.
+    pub async fn open(&self) -> Result<Exchange, AskError> {
+        let connection = self.connected().await?;
+        let opened = tokio::time::timeout(ANSWER_TIMEOUT, connection.open()).await;
+        match opened {
+            Ok(Ok(exchange)) => Ok(exchange),
+            Ok(Err(error)) => Err(AskError::NoAnswer(self.index, error.to_string())),
+            Err(_) => Err(AskError::NoAnswer(self.index, "timeout".into())),
+        }
+    }
+
+    async fn connected(&self) -> Result<Connection, AskError> {
         let mut connection = self.connection.clone();
         let connected = tokio::time::timeout(ANSWER_TIMEOUT, connection.wait_for(Option::is_some)).await;
         let connection = connected.ok().and_then(Result::ok).and_then(|connection| connection.clone());
-        let connection = connection.ok_or(AskError::Unreachable(self.index))?;
-        ask_on(&connection, self.index, question).await
+        connection.ok_or(AskError::Unreachable(self.index))
     }
 }
 
@@ -283,9 +303,18 @@ impl Worker {
             FromVerifier::Refused(refused) if refused.kind == "StaleSlot" && self.is_before_newest(slot) => {
                 Ok(Then::Next(Slot(slot.0.saturating_add(1))))
             }
+            // Proposed before the members changed: who did not sign it then takes the state that the others certified.
+            FromVerifier::Refused(refused) if refused.kind == "EpochRetired" && self.is_certified(slot) => {
+                self.offer_state(connection, slot).await
+            }
             FromVerifier::Refused(refused) => Ok(self.refused(slot, refused)),
             _ => Ok(Then::Pause),
         }
+    }
+
+    fn is_certified(&self, slot: Slot) -> bool {
+        let newest = self.vm.window.newest_certified_state();
+        newest.is_some_and(|(certificate, _)| certificate.statement.slot >= slot)
     }
 
     fn is_before_newest(&self, slot: Slot) -> bool {

@@ -84,7 +84,7 @@ pub enum Verdict {
 impl Log {
     /// Uses the host's own socket and key.
     pub fn new(endpoint: Endpoint, loaded: &Loaded) -> Self {
-        let group = Arc::clone(&loaded.orchestrators);
+        let group = Arc::new(loaded.orchestrators.current().clone());
         let orderer = Orderer::new(endpoint, group, loaded.orchestrator_peers.clone());
         Self { orderer, key: loaded.key.clone() }
     }

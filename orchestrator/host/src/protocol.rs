@@ -85,12 +85,21 @@ pub struct Migrate {
     pub timeout_ms: u32,
 }
 
+/// Lets a host take up a VM whose host is dead.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Recover {
+    /// What the orchestrators decided: that this host may create the generation, and from which slot.
+    pub grant: DecisionCertificate,
+    /// Certificate of that slot.
+    pub certificate: SlotCertificate,
+}
+
 /// What a host is doing, for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Status {
     /// The VM it holds, if any.
     pub vm: Option<VmId>,
-    /// `empty`, `active`, `source`, `destination`, `relinquished` or `retired`.
+    /// `empty`, `active`, `source`, `destination`, `recovering` or `relinquished`.
     pub role: String,
     /// Generation it runs or ran.
     pub generation: Generation,
@@ -106,6 +115,8 @@ pub struct Status {
     pub errors: Vec<Refused>,
     /// How long the newest certified slots took, newest last (bounded).
     pub slot_times: Vec<SlotTimes>,
+    /// Why the newest recovery on this host failed, until it is ordered again.
+    pub recovery: Option<Refused>,
 }
 
 /// How long one slot took, nanoseconds since the guest was stopped for it.
@@ -292,7 +303,7 @@ wire_enum! {
         /// An operator fetches certificates.
         5 => Export(Export) <= 16,
         /// An operator shows this host the grant to take the VM up.
-        6 => Recover(DecisionCertificate) <= DecisionCertificate::LIMIT,
+        6 => Recover(Recover) <= DecisionCertificate::LIMIT + SlotCertificate::LIMIT,
         /// A source offers its VM.
         16 => Offer(Offer) <= IMAGE_BYTES_MAX + 65_536 + HISTORY_STATEMENTS_MAX * SlotStatement::LIMIT,
         /// A source forwards a slot.

@@ -1,5 +1,8 @@
 //! A group, a VM and its statements, for the tests of the pure parts.
 
+use std::sync::Arc;
+
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::{
     CpuDigest, DeviceDigest, Epoch, Generation, ImageDigest, InputRoot, Nonce, OutputRoot, PageRoot,
@@ -7,8 +10,8 @@ use quorate_attest::id::{
 };
 use quorate_attest::key::SecretKey;
 use quorate_attest::vm::{
-    Attestation, HeadAnswer, InputPolicy, MACHINE_VERSION, Mode, OutputPolicy, Proposal, SlotBody,
-    SlotStatement, VmSpec,
+    Action, Attestation, Decision, DecisionCertificate, HeadAnswer, InputPolicy, MACHINE_VERSION, Mode,
+    OutputPolicy, Proposal, SlotBody, SlotCertificate, SlotStatement, VmSpec,
 };
 
 /// The source host's key.
@@ -43,6 +46,11 @@ pub fn group(n: u16, f: u64) -> GroupConfig {
         operators: Vec::new(),
         hosts: vec![Host { name: "a".into(), key: source().public() }],
     }
+}
+
+/// The group without any epoch before.
+pub fn chain(group: &GroupConfig) -> Arc<GroupChain> {
+    Arc::new(GroupChain::from_checkpoint(group.clone()).unwrap())
 }
 
 /// A VM of the source host.
@@ -115,4 +123,29 @@ pub fn head(
         signature: quorate_attest::key::Signature::NONE,
     }
     .signed(group.id(), group.epoch, &verifier(index))
+}
+
+/// A recovery at a slot of the VM, granted by one orchestrator.
+pub fn recovery(group: &GroupConfig, slot: u64) -> crate::journal::Recovery {
+    let statement = statement(group, slot, 0);
+    let attestations = [0, 1, 2].map(|index| attestation(&statement, index)).to_vec();
+    let decision = Decision {
+        group: quorate_attest::id::GroupId::from_bytes([0x4f; 32]),
+        epoch: Epoch(1),
+        vm: statement.vm,
+        generation: Generation(1),
+        operation: quorate_attest::id::OperationId::from_bytes([1; 32]),
+        index: 3,
+        action: Action::Grant {
+            slot: statement.slot,
+            statement: statement.digest(),
+            host: source().public(),
+        },
+    };
+    let signatures = vec![(0, decision.sign(&verifier(9)))];
+    crate::journal::Recovery {
+        grant: DecisionCertificate { decision, signatures },
+        certificate: SlotCertificate { statement, attestations },
+        instance: Nonce::from_bytes([5; 16]),
+    }
 }

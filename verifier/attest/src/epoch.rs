@@ -7,12 +7,13 @@
 //!
 //! A link is signed by a quorum of the old members, so that nobody else can name successors, and by a quorum of the new
 //! ones, so that a group cannot be handed to keys that nobody holds. A certificate is checked with the members of its own
-//! epoch ([`GroupChain::config`]); one that is offered as fresh must be of the current epoch ([`GroupChain::check_fresh`]).
+//! epoch ([`GroupChain::past`]); one that is offered as fresh must be of the current epoch ([`GroupChain::fresh`]).
 //!
 //! The keys of a chain never change their role: what was signed with a key in one role keeps its meaning.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::Deref;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
@@ -282,6 +283,9 @@ impl EpochLinkTally {
 
 /// A group's configurations from the genesis to the current one, each linked to the one before.
 ///
+/// Whatever is fresh is of the current epoch, so a chain dereferences to its current configuration. What lies in the past
+/// names its epoch, and [`Self::past`] answers with the members of that epoch.
+///
 /// The encoding is that of the genesis and of the links; reading one checks every link again. Whether the genesis is the
 /// right one is for the reader to know, by its id or by [`SignedGenesis::verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -295,10 +299,16 @@ pub struct GroupChain {
 impl GroupChain {
     /// A chain of one configuration, which the caller trusts.
     pub fn new(genesis: GroupConfig) -> Result<Self, VerifyError> {
-        genesis.validate()?;
         if genesis.epoch != Epoch::ZERO {
             return Err(VerifyError::WrongEpoch { want: Epoch::ZERO, got: genesis.epoch });
         }
+        Self::from_checkpoint(genesis)
+    }
+
+    /// A chain that begins with any configuration that the caller trusts. What was signed in an earlier epoch cannot be
+    /// checked with it. Only a chain from epoch 0 on has an encoding that is read back.
+    pub fn from_checkpoint(genesis: GroupConfig) -> Result<Self, VerifyError> {
+        genesis.validate()?;
         let roles = roles_of(&genesis);
         let bytes = to_bytes(&genesis).len() + 4;
         Ok(Self { genesis, links: Vec::new(), roles, bytes })
@@ -334,7 +344,7 @@ impl GroupChain {
         self.genesis.id()
     }
 
-    /// Configuration of epoch 0.
+    /// Configuration that the chain begins with: that of epoch 0, or the checkpoint.
     pub fn genesis(&self) -> &GroupConfig {
         &self.genesis
     }
@@ -351,18 +361,50 @@ impl GroupChain {
 
     /// Configuration of an epoch, for checking what was signed in it.
     pub fn config(&self, epoch: Epoch) -> Result<&GroupConfig, VerifyError> {
-        let Some(before) = epoch.previous() else { return Ok(&self.genesis) };
-        let place = usize::try_from(before.get()).ok();
-        let found = place.and_then(|place| self.links.get(place)).map(|link| &link.config);
-        let (current, reason) = (self.current().epoch, "no link leads to it");
+        let place = epoch.get().checked_sub(self.genesis.epoch.get()).and_then(|n| usize::try_from(n).ok());
+        let found = match place {
+            Some(0) => Some(&self.genesis),
+            Some(place) => self.links.get(place - 1).map(|link| &link.config),
+            None => None,
+        };
+        let (current, reason) = (self.current().epoch, "no known link leads to it");
         found.ok_or(VerifyError::EpochUnlinked { current, got: epoch, reason })
     }
 
     /// Checks that `epoch` is the current one, as something fresh must be.
     pub fn check_fresh(&self, epoch: Epoch) -> Result<(), VerifyError> {
-        self.config(epoch)?;
         let current = self.current().epoch;
-        if epoch < current { Err(VerifyError::EpochRetired { epoch, current }) } else { Ok(()) }
+        if epoch < current {
+            return Err(VerifyError::EpochRetired { epoch, current });
+        }
+        self.config(epoch).map(|_| ())
+    }
+
+    /// The members that may have signed something of `group` and `epoch` that something newer rests on.
+    pub fn past(&self, group: GroupId, epoch: Epoch) -> Result<&GroupConfig, VerifyError> {
+        self.check_group(group)?;
+        self.config(epoch)
+    }
+
+    /// The members that may sign something new of `group` and `epoch`: [`VerifyError::EpochRetired`] for an epoch that has
+    /// ended, [`VerifyError::EpochUnlinked`] for one that is not known.
+    pub fn fresh(&self, group: GroupId, epoch: Epoch) -> Result<&GroupConfig, VerifyError> {
+        self.check_group(group)?;
+        self.check_fresh(epoch)?;
+        Ok(self.current())
+    }
+
+    fn check_group(&self, got: GroupId) -> Result<(), VerifyError> {
+        let want = self.id();
+        if got == want { Ok(()) } else { Err(VerifyError::WrongCluster { want, got }) }
+    }
+}
+
+impl Deref for GroupChain {
+    type Target = GroupConfig;
+
+    fn deref(&self) -> &GroupConfig {
+        self.current()
     }
 }
 

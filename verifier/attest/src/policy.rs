@@ -149,6 +149,15 @@ impl Policy {
         &self.witnesses
     }
 
+    /// How many of its members the quorum demands: of a group its threshold, of a single cosigner 1, and 0 of nobody.
+    pub fn quorum(&self) -> usize {
+        match self.quorum.and_then(|quorum| self.entries.get(quorum)).map(|entry| &entry.rule) {
+            Some(Rule::Group { need, .. }) => *need,
+            Some(Rule::Witness(_)) => 1,
+            None => 0,
+        }
+    }
+
     /// Checks a checkpoint note: a trusted log of its origin signed it (where the policy names logs), the cosigners
     /// satisfy the quorum, and no line of a known key is bad.
     pub fn evaluate(&self, note: &Note) -> Result<Accepted, PolicyError> {

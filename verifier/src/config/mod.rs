@@ -2,6 +2,7 @@
 //!
 //! Reading it collects every problem instead of stopping at the first, because an operator fixes a file once.
 
+pub mod chain_files;
 pub mod epoch_files;
 pub mod group_file;
 pub mod hint;
@@ -12,6 +13,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::{GroupConfig, Member};
 use quorate_attest::key::{PublicKey, SecretKey};
 use quorate_attest::vm::Mode;
@@ -19,6 +21,7 @@ use serde::Deserialize;
 
 use crate::key_file::{self, KeyFileError};
 use crate::protocol::CHALLENGE_PAGES_MAX;
+pub use chain_files::{GroupFiles, Roots};
 use hint::unknown_keys;
 
 /// Something wrong with the configuration.
@@ -110,8 +113,17 @@ pub struct Config {
     pub mode: ModeName,
     /// The group.
     pub group_file: PathBuf,
+    /// Folder of the links to its later epochs.
+    #[serde(default)]
+    pub group_links: Option<PathBuf>,
     /// The orchestrators' group, whose grants this verifier believes.
     pub orchestrators_file: PathBuf,
+    /// Folder of the links to its later epochs.
+    #[serde(default)]
+    pub orchestrators_links: Option<PathBuf>,
+    /// Offline keys that vouch for the genesis of both groups. Without them the files are believed as they are.
+    #[serde(default)]
+    pub roots: Option<Roots>,
     /// Pages asked for about one slot in SAMPLED mode.
     #[serde(default = "default_sample_pages")]
     pub sample_pages: usize,
@@ -129,7 +141,7 @@ pub struct Config {
     pub log: LogFormat,
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 17] = [
     "name",
     "key_file",
     "cosigner_key_file",
@@ -138,7 +150,10 @@ const KEYS: [&str; 14] = [
     "data_dir",
     "mode",
     "group_file",
+    "group_links",
     "orchestrators_file",
+    "orchestrators_links",
+    "roots",
     "sample_pages",
     "vms_max",
     "memory_bytes_max",
@@ -201,7 +216,8 @@ impl Config {
             &mut config.group_file,
             &mut config.orchestrators_file,
         ];
-        for path in relative {
+        let links = config.group_links.iter_mut().chain(&mut config.orchestrators_links);
+        for path in relative.into_iter().chain(links) {
             *path = base.join(&*path);
         }
         // A directory given on the command line is relative to where the command runs.
@@ -224,9 +240,12 @@ impl Config {
         let listen = self.listen.parse::<SocketAddr>();
         let listen =
             listen.map_err(|e| problems.push(Problem::new("listen", format!("{:?}: {e}", self.listen)))).ok();
-        let group = group_file::read(&self.group_file).map_err(|problem| problems.push(problem)).ok();
-        let orchestrators =
-            read_orchestrators(&self.orchestrators_file).map_err(|problem| problems.push(problem)).ok();
+        let (links, roots) = (self.group_links.as_deref(), self.roots.as_ref());
+        let group = read_group(&self.group_file, links, roots).map_err(|problem| problems.push(problem)).ok();
+        let links = self.orchestrators_links.as_deref();
+        let orchestrators = read_orchestrators(&self.orchestrators_file, links, roots)
+            .map_err(|problem| problems.push(problem))
+            .ok();
         let (Some(vote_key), Some(cosigner_key), Some(transport_key)) =
             (vote_key, cosigner_key, transport_key)
         else {
@@ -289,11 +308,11 @@ pub struct Loaded {
     pub config: Config,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The group.
-    pub group: GroupConfig,
-    /// The orchestrators' group.
-    pub orchestrators: GroupConfig,
-    /// Index of this verifier in the group.
+    /// The group in all its epochs.
+    pub group: GroupChain,
+    /// The orchestrators' group in all its epochs.
+    pub orchestrators: GroupChain,
+    /// Index of this verifier in the group's current epoch.
     pub index: u16,
     /// Signs attestations.
     pub vote_key: SecretKey,
@@ -303,12 +322,24 @@ pub struct Loaded {
     pub transport_key: SecretKey,
 }
 
-/// Reads the orchestrators' group file; a problem names the configuration key that leads there.
+/// Reads the verifiers' group; a problem names the configuration key that leads there.
 ///
 /// # Errors
-/// As [`group_file::read`].
-pub fn read_orchestrators(path: &Path) -> Result<GroupConfig, Problem> {
-    group_file::read(path).map_err(|problem| Problem { key: "orchestrators_file".to_owned(), ..problem })
+/// As [`GroupFiles::read`].
+pub fn read_group(file: &Path, links: Option<&Path>, roots: Option<&Roots>) -> Result<GroupChain, Problem> {
+    GroupFiles { key: "group_file", links_key: "group_links", file, links, roots }.read()
+}
+
+/// Reads the orchestrators' group; a problem names the configuration key that leads there.
+///
+/// # Errors
+/// As [`GroupFiles::read`].
+pub fn read_orchestrators(
+    file: &Path,
+    links: Option<&Path>,
+    roots: Option<&Roots>,
+) -> Result<GroupChain, Problem> {
+    GroupFiles { key: "orchestrators_file", links_key: "orchestrators_links", file, links, roots }.read()
 }
 
 /// A key that members of both groups hold. With the same group in both places verifiers could grant what they vote for.

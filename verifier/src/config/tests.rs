@@ -59,7 +59,7 @@ fn a_complete_configuration_loads_and_finds_its_index() {
     let loaded = load(folder.path(), &text, &Overrides::default()).unwrap();
     assert_eq!((loaded.index, loaded.config.sample_pages), (1, 16));
     assert_eq!(loaded.config.data_dir, folder.path().join("data"));
-    assert_eq!((loaded.group, loaded.orchestrators), (group(), orchestrators()));
+    assert_eq!((loaded.group.current(), loaded.orchestrators.current()), (&group(), &orchestrators()));
 }
 
 #[test]

@@ -48,23 +48,24 @@ impl VmCore {
             let (have, got) = (self.state.generation, relinquish.generation);
             return Err(Refusal::FencedGeneration { have, got });
         }
-        Ok(relinquish.verify(&self.context.expect(self.vm, Kind::RELINQUISH), &self.state.host)?)
+        let members = self.context.group.past(relinquish.group, relinquish.epoch)?;
+        Ok(relinquish.verify(&members.expect(self.vm, Kind::RELINQUISH), &self.state.host)?)
     }
 
     fn vote(&mut self, activate: &Activate) -> Result<Vec<Effect>, CertificateError> {
         let Activate { activation, grant, certificate, .. } = activate;
         self.check_not_stopped()?;
-        let expected = self.context.expect(self.vm, Kind::ACTIVATE);
-        expected.check(&activation.to_statement()).map_err(Refusal::from)?;
-        if let Some(vote) = self.state.votes.iter().find(|vote| vote.generation == activation.generation) {
-            return if vote == activation {
-                Ok(vec![self.voted(activation)])
-            } else {
-                Err(Refusal::DuplicateInstance { generation: activation.generation }.into())
-            };
+        let members = self.context.group.fresh(activation.group, activation.epoch).map_err(Refusal::from)?;
+        members.expect(self.vm, Kind::ACTIVATE).check(&activation.to_statement()).map_err(Refusal::from)?;
+        match self.state.votes.iter().find(|vote| vote.generation == activation.generation) {
+            Some(vote) if vote == activation => return Ok(vec![self.voted(activation)]),
+            // Members changed since: the same instance is voted for again, with everything checked anew.
+            Some(vote) if vote.is_same_instance(activation) => {}
+            Some(_) => return Err(Refusal::DuplicateInstance { generation: activation.generation }.into()),
+            None => {}
         }
         self.check_generation(activation.generation)?;
-        if !self.context.group.is_host(&activation.host) {
+        if !members.is_host(&activation.host) {
             return Err(refuse(VerifyError::KeyRoleMismatch { role: "host", got: activation.host }));
         }
         self.check_grant(activation, grant)?;
@@ -110,13 +111,11 @@ impl VmCore {
             return Err(Refusal::NoActivationCertificate { reason: "the decision grants no generation" });
         }
         activation.check_grant(decision)?;
-        let orchestrators = &self.context.orchestrators;
-        grant.verify(orchestrators, &orchestrators.expect(self.vm, Kind::DECISION)).map_err(|error| {
-            match error {
-                VerifyError::WrongCluster { .. } | VerifyError::WrongEpoch { .. } => Refusal::from(error),
-                _ => Refusal::NoActivationCertificate {
-                    reason: "the grant is not signed by a quorum of orchestrators",
-                },
+        // A grant may be older than the orchestrators' present members.
+        let orchestrators = self.context.orchestrators.past(decision.group, decision.epoch)?;
+        grant.verify(orchestrators, &orchestrators.expect(self.vm, Kind::DECISION)).map_err(|_| {
+            Refusal::NoActivationCertificate {
+                reason: "the grant is not signed by a quorum of orchestrators",
             }
         })
     }
@@ -158,12 +157,13 @@ impl VmCore {
     pub(super) fn activated(&mut self, certificate: &ActivationCertificate) -> Result<Vec<Effect>, Refusal> {
         self.check_not_stopped()?;
         let activation = &certificate.activation;
-        // A grant of another epoch was checked by the quorum that voted.
-        let orchestrators = self.context.orchestrators_of(certificate.grant.decision.epoch);
-        let expected = self.context.expect(self.vm, Kind::ACTIVATE);
-        certificate.verify(&self.context.group, &expected, orchestrators)?;
+        // A grant of an epoch that is not known here was checked by the quorum that voted.
+        let orchestrators = self.context.orchestrators.config(certificate.grant.decision.epoch).ok();
+        let members = self.context.group.past(activation.group, activation.epoch)?;
+        certificate.verify(members, &members.expect(self.vm, Kind::ACTIVATE), orchestrators)?;
         let have = self.state.generation;
-        let known = self.state.activation.as_ref().is_some_and(|known| known.activation == *activation);
+        let known =
+            self.state.activation.as_ref().is_some_and(|known| known.activation.is_same_instance(activation));
         match activation.generation.cmp(&have) {
             Ordering::Equal if known => Ok(vec![done()]),
             Ordering::Equal => Ok(self.two_activations(certificate)),

@@ -134,11 +134,11 @@ impl VmCore {
         next: Slot,
         offered: &[SlotStatement],
     ) -> Result<(), Refusal> {
-        let expected = self.context.expect(self.vm, Kind::SLOT_REPLAYED);
         let mut before = head;
         let mut slot = Some(next);
         for statement in offered {
-            statement.check(&expected)?;
+            let members = self.context.group.past(statement.group, statement.epoch)?;
+            statement.check(&members.expect(self.vm, Kind::SLOT_REPLAYED))?;
             let broken = |reason| Refusal::LogChainBroken { at: statement.body.first_input, reason };
             if Some(statement.slot) != slot {
                 return Err(broken("slots do not follow each other"));

@@ -112,7 +112,7 @@ impl VmCore {
         let Action::Grant { slot, statement, .. } = decision.action else {
             return Err(Refusal::NoActivationCertificate { reason: "the decision grants no generation" });
         };
-        let orchestrators = &self.context.orchestrators;
+        let orchestrators = self.context.orchestrators.past(decision.group, decision.epoch)?;
         request.grant.verify(orchestrators, &orchestrators.expect(self.vm, Kind::DECISION))?;
         decision.check_grant(decision.generation, request.slot, statement, asker)?;
         if decision.generation <= self.state.generation {

@@ -1,7 +1,7 @@
 //! Who this verifier is, and what it holds of its group.
 
-use quorate_attest::group::GroupConfig;
-use quorate_attest::id::{Epoch, GroupId, PlatformClass, VmId};
+use quorate_attest::epoch::GroupChain;
+use quorate_attest::id::{GroupId, PlatformClass, VmId};
 use quorate_attest::key::{PublicKey, SecretKey, Signature};
 use quorate_attest::statement::{Expected, Kind};
 use quorate_attest::vm::{Activation, Attestation, HeadAnswer, Mode, SlotStatement};
@@ -66,12 +66,12 @@ impl Signer {
 /// What does not change while a node runs.
 #[derive(Debug)]
 pub struct Context {
-    /// The group.
-    pub group: GroupConfig,
+    /// The group in all its epochs; this verifier signs in the current one.
+    pub group: GroupChain,
     /// Its id.
     pub group_id: GroupId,
-    /// The orchestrators, who grant generations.
-    pub orchestrators: GroupConfig,
+    /// The orchestrators in all their epochs, who grant generations.
+    pub orchestrators: GroupChain,
     /// This verifier's keys.
     pub signer: Signer,
     /// How slots are attested.
@@ -85,15 +85,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// What a statement of this group about `vm` must say.
+    /// What a new statement of this group about `vm` must say.
     #[must_use]
     pub fn expect(&self, vm: VmId, kind: Kind) -> Expected {
         Expected { group: self.group_id, epoch: self.group.epoch, instance: vm, kind }
-    }
-
-    /// The orchestrators of an epoch, as far as this verifier knows them.
-    #[must_use]
-    pub fn orchestrators_of(&self, epoch: Epoch) -> Option<&GroupConfig> {
-        (self.orchestrators.epoch == epoch).then_some(&self.orchestrators)
     }
 }

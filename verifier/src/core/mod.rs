@@ -23,6 +23,13 @@
 //! generation, and after the vote it signs none there. Votes and certificates are quorums, which share an honest
 //! member; so if k+1 had been certified, the votes could not have come together.
 //!
+//! # Epochs of the group
+//!
+//! A new signature is of the current epoch only; asked again for the newest place, the stored answer is repeated whatever
+//! its epoch is. What a request rests on (a certificate, a relinquishment, a grant) is checked with the members of its own
+//! epoch. Along a chain epochs never go back, and a certificate of an earlier epoch counts only for slots below those that
+//! this verifier knows in a later one: members that have left cannot continue a VM.
+//!
 //! # Not promised
 //!
 //! At most f of the group are Byzantine: with more, two certificates can exist. The core notices that only when it is
@@ -49,10 +56,13 @@ mod transition;
 use std::sync::Arc;
 
 use borsh::{BorshDeserialize, BorshSerialize};
+use quorate_attest::VerifyError;
 use quorate_attest::id::{OutputRoot, Slot, StatementDigest, VmId};
 use quorate_attest::merkle::{Frontier, Sha256Tree};
 use quorate_attest::statement::Kind;
-use quorate_attest::vm::{ActivationCertificate, ConflictingCertificates, Equivocation, SlotCertificate};
+use quorate_attest::vm::{
+    ActivationCertificate, ConflictingCertificates, Equivocation, SlotCertificate, SlotStatement,
+};
 pub use quorate_vmm::Measurement;
 use quorate_vmm::Position;
 
@@ -269,10 +279,10 @@ impl VmCore {
     ///
     /// The outer error is a refusal; the inner one carries the evidence that ends the process.
     fn check_certificate(&self, certificate: &SlotCertificate) -> Result<(), CertificateError> {
-        certificate
-            .verify(&self.context.group, &self.context.expect(self.vm, Kind::SLOT_SAMPLED))
-            .map_err(Refusal::from)?;
         let statement = &certificate.statement;
+        let members = self.context.group.past(statement.group, statement.epoch).map_err(Refusal::from)?;
+        certificate.verify(members, &members.expect(self.vm, Kind::SLOT_SAMPLED)).map_err(Refusal::from)?;
+        self.check_epoch_ended(statement)?;
         let place = (statement.body.generation, statement.slot);
         let other = self.state.certificates.iter().find(|kept| {
             (kept.statement.body.generation, kept.statement.slot) == place && kept.statement != *statement
@@ -283,6 +293,17 @@ impl VmCore {
         }
         self.check_own_vote(certificate)?;
         Ok(())
+    }
+
+    /// Refuses a slot of an epoch that had ended there: this verifier knows that slot, or one below, in a later epoch.
+    fn check_epoch_ended(&self, statement: &SlotStatement) -> Result<(), Refusal> {
+        let certified = self.state.certificates.iter().map(|certificate| &certificate.statement);
+        let known = self.state.chain.recent().iter().chain(certified);
+        let later = known.filter(|known| known.slot <= statement.slot && known.epoch > statement.epoch);
+        match later.map(|known| known.epoch).max() {
+            Some(current) => Err(VerifyError::EpochRetired { epoch: statement.epoch, current }.into()),
+            None => Ok(()),
+        }
     }
 
     /// A signature of ours above everything in the sign-log means that the sign-log is an old copy, or not the only one.

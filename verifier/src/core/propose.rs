@@ -44,8 +44,16 @@ impl VmCore {
     pub(super) fn propose(&mut self, now: u64, propose: Propose) -> Result<Vec<Effect>, Refusal> {
         let Propose { proposal, inputs } = propose;
         self.check_not_stopped()?;
-        proposal.statement.check(&self.context.expect(self.vm, Kind::PROPOSAL))?;
-        let generation = proposal.statement.body.generation;
+        let statement = &proposal.statement;
+        let generation = statement.body.generation;
+        // What is signed already is only repeated; everything else would be a new signature.
+        let signed = self.state.signed.as_ref().map(Signed::place) == Some((generation, statement.slot));
+        let group = &self.context.group;
+        let members = match signed {
+            true => group.past(statement.group, statement.epoch)?,
+            false => group.fresh(statement.group, statement.epoch)?,
+        };
+        statement.check(&members.expect(self.vm, Kind::PROPOSAL))?;
         match generation.cmp(&self.state.generation) {
             Ordering::Less => {
                 return Err(Refusal::FencedGeneration { have: self.state.generation, got: generation });

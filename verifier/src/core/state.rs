@@ -196,7 +196,10 @@ impl VmState {
             }
             Record::Fenced { fence } => self.fences.push(*fence),
             Record::Voted { activation, certificate } => {
-                self.votes.retain(|vote| vote.generation >= self.generation);
+                // A second vote for a generation says the first one again in a later epoch.
+                let current = self.generation;
+                self.votes
+                    .retain(|vote| vote.generation >= current && vote.generation != activation.generation);
                 self.votes.push(activation.clone());
                 self.keep_certificate(certificate);
             }

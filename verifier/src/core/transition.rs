@@ -2,7 +2,8 @@
 //!
 //! Everything here is a pure comparison; nothing is remembered.
 
-use quorate_attest::id::{ImageDigest, InputRoot, OutputRoot, PlatformClass, StatementDigest};
+use quorate_attest::VerifyError;
+use quorate_attest::id::{Epoch, ImageDigest, InputRoot, OutputRoot, PlatformClass, StatementDigest};
 use quorate_attest::merkle::{Frontier, Sha256Tree, TreeHash};
 use quorate_attest::request::{InputClass, MESSAGE_LIMIT, classify};
 use quorate_attest::vm::{InputPolicy, SlotBody, SlotStatement, VmSpec};
@@ -18,6 +19,9 @@ pub fn check_link(spec: &VmSpec, head: Option<&SlotStatement>, next: &SlotStatem
     let before = Before::of(head);
     if body.previous != before.digest {
         return Err(Refusal::LogChainBroken { at: body.first_input, reason: "another previous statement" });
+    }
+    if next.epoch < before.epoch {
+        return Err(VerifyError::EpochRetired { epoch: next.epoch, current: before.epoch }.into());
     }
     check_platform(spec, before.platform, body)?;
     check_range(before.end_input, body)?;
@@ -42,6 +46,7 @@ pub fn check_link(spec: &VmSpec, head: Option<&SlotStatement>, next: &SlotStatem
 /// What slot k-1 fixes about slot k.
 struct Before {
     digest: StatementDigest,
+    epoch: Epoch,
     platform: Option<PlatformClass>,
     end_input: u64,
     doorbells: u64,
@@ -50,9 +55,16 @@ struct Before {
 impl Before {
     fn of(head: Option<&SlotStatement>) -> Self {
         match head {
-            None => Self { digest: StatementDigest::ZERO, platform: None, end_input: 0, doorbells: 0 },
+            None => Self {
+                digest: StatementDigest::ZERO,
+                epoch: Epoch::ZERO,
+                platform: None,
+                end_input: 0,
+                doorbells: 0,
+            },
             Some(head) => Self {
                 digest: head.digest(),
+                epoch: head.epoch,
                 platform: Some(head.body.platform),
                 end_input: head.body.end_input,
                 doorbells: head.body.doorbells,

@@ -43,6 +43,35 @@ impl Identity {
         Self::new(context.group_id, context.group.epoch, signer.index(), signer.vote_key())
     }
 
+    fn read(entry: &Entry) -> Option<Self> {
+        let decoded = || from_bytes(&entry.payload, PAYLOAD_BYTES_MAX).ok();
+        (entry.kind == IDENTITY).then(decoded).flatten()
+    }
+
+    /// Whether this sign-log may go on as that of `now`: the same one, or the same member in a later epoch of the group. A
+    /// member keeps its name; index and keys may change, the promises of the log bind it all the same.
+    fn check_continued_by(&self, now: &Self, context: &Context) -> Result<(), String> {
+        if self == now {
+            return Ok(());
+        }
+        if (self.version, self.group) != (now.version, now.group) {
+            return Err("the sign-log belongs to another group or version".to_owned());
+        }
+        if self.epoch >= now.epoch {
+            return Err(match self.epoch > now.epoch {
+                true => format!("epoch {} has retired: it was signed for in epoch {}", now.epoch, self.epoch),
+                false => "the sign-log belongs to another identity".to_owned(),
+            });
+        }
+        let before = context.group.config(self.epoch).map_err(|error| error.to_string())?;
+        let then = before.member(self.index).ok().filter(|member| member.vote_key == self.vote_key);
+        let now = context.group.member(now.index).ok();
+        match (then, now) {
+            (Some(then), Some(now)) if then.name == now.name => Ok(()),
+            _ => Err("the sign-log belongs to another identity".to_owned()),
+        }
+    }
+
     /// The first entry of its sign-log.
     #[must_use]
     pub fn entry(&self) -> Entry {
@@ -66,13 +95,12 @@ impl<S: Storage> Journal<S> {
     /// Reads the states back.
     ///
     /// # Errors
-    /// `SignStateMissing` for the log of another identity, `WalCorrupt` for records that do not decode.
-    pub fn restore(opened: Opened<S>, identity: Identity) -> Result<Self, SignLogError> {
+    /// `SignStateMissing` for the log of another identity, `WalCorrupt` for records that do not decode, storage errors.
+    pub fn restore(opened: Opened<S>, context: &Context) -> Result<Self, SignLogError> {
+        let identity = Identity::of(context);
         let mut entries = opened.entries.iter();
-        if entries.next() != Some(&identity.entry()) {
-            let reason = "the sign-log belongs to another identity or group".to_owned();
-            return Err(SignLogError::SignStateMissing { path: "sign-log".into(), reason });
-        }
+        let found = entries.next().and_then(Identity::read).ok_or_else(|| foreign("it names no identity"))?;
+        found.check_continued_by(&identity, context).map_err(|reason| foreign(&reason))?;
         let mut states = BTreeMap::new();
         for entry in entries {
             for (vm, record) in decode(entry)? {
@@ -80,7 +108,12 @@ impl<S: Storage> Journal<S> {
             }
         }
         let mut journal = Self { log: opened.log, identity, states, compact_at: 0 };
-        journal.plan_compaction();
+        if found == identity {
+            journal.plan_compaction();
+        } else {
+            // Before anything is signed in the new epoch, so that a start in the old one is refused from here on.
+            journal.compact()?;
+        }
         Ok(journal)
     }
 
@@ -133,6 +166,10 @@ impl<S: Storage> Journal<S> {
     pub fn states(&self) -> impl Iterator<Item = (VmId, &VmState)> {
         self.states.iter().filter_map(|(vm, state)| Some((*vm, state.as_ref()?)))
     }
+}
+
+fn foreign(reason: &str) -> SignLogError {
+    SignLogError::SignStateMissing { path: "sign-log".into(), reason: reason.to_owned() }
 }
 
 fn decode(entry: &Entry) -> Result<Vec<Change>, SignLogError> {

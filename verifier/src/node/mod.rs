@@ -210,7 +210,7 @@ impl<C: Conduct> Node<C> {
         if let Some(bytes) = opened.torn {
             tracing::warn!(error_kind = "WalTornTail", bytes, "the torn tail of the sign-log was cut");
         }
-        let journal = Journal::restore(opened, Identity::of(&context))?;
+        let journal = Journal::restore(opened, &context)?;
         let states: Vec<_> = journal.states().map(|(vm, state)| (vm, state.clone())).collect();
         if let Some((vm, kind)) = states.iter().find_map(|(vm, state)| Some((*vm, state.stopped.clone()?))) {
             return Err(StartError::Stopped { vm, kind });

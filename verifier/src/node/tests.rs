@@ -21,7 +21,7 @@ fn device_of(context: &crate::core::Context) -> Device {
 }
 
 fn open(device: &Device, context: &crate::core::Context) -> Journal<Device> {
-    Journal::restore(SignLog::open(device.clone()).unwrap(), Identity::of(context)).unwrap()
+    Journal::restore(SignLog::open(device.clone()).unwrap(), context).unwrap()
 }
 
 /// Performs a request as the node does: a record is durable before the answer leaves. What left is returned.
@@ -66,7 +66,7 @@ fn no_attestation_leaves_after_a_failed_sync_and_what_left_is_never_contradicted
         if registered.is_err() {
             assert_eq!(failing, 1);
             assert!(
-                Journal::restore(SignLog::open(device.after_power_cut()).unwrap(), Identity::of(&context))
+                Journal::restore(SignLog::open(device.after_power_cut()).unwrap(), &context)
                     .unwrap()
                     .states()
                     .next()
@@ -130,9 +130,41 @@ fn sign_log_of_another_identity_or_group_is_refused() {
     let foreign = GroupConfig { genesis: Some(GroupId::from_bytes([8; 32])), ..run.group.clone() };
     for other in [context(&run.group, 1, Mode::Replayed), context(&foreign, 0, Mode::Replayed)] {
         let opened = SignLog::open(device.clone()).unwrap();
-        let error = Journal::restore(opened, Identity::of(&other)).map(|_| ()).unwrap_err();
+        let error = Journal::restore(opened, &other).map(|_| ()).unwrap_err();
         assert_eq!((error.kind(), error.exit_code()), ("SignStateMissing", 78));
     }
+}
+
+#[test]
+fn sign_log_goes_on_in_later_epochs_under_its_members_name_and_never_back() {
+    let mut run = HostRun::new(&group(4, 1), spec());
+    let before = context(&run.group, 0, Mode::Replayed);
+    let rotated = next_epoch(&before.group, |config| config.members[0].vote_key = vote_key(10).public());
+    let renamed = next_epoch(&before.group, |config| {
+        config.members[0].vote_key = vote_key(10).public();
+        config.members[0].name = "verifier-9".into();
+    });
+    let device = device_of(&before);
+    let mut journal = open(&device, &before);
+    let registered = Record::Registered { spec: run.spec.clone() };
+    journal.append(&[(run.vm(), registered)], || {}).unwrap();
+    let mut core = core_of(&journal, &before);
+    let (propose, refused) = (run.next(&inputs(1)), "SignStateMissing");
+    perform(&mut core, &mut journal, &propose).unwrap();
+
+    let after = context_in(&rotated, 0, Mode::Replayed, vote_key(10));
+    let restore = |context: &crate::core::Context| {
+        Journal::restore(SignLog::open(device.clone()).unwrap(), context).map_err(|error| error.kind())
+    };
+    let stranger = context_in(&renamed, 0, Mode::Replayed, vote_key(10));
+    let other = context_in(&rotated, 1, Mode::Replayed, vote_key(1));
+    assert_eq!(restore(&stranger).map(|_| ()), Err(refused));
+    assert_eq!(restore(&other).map(|_| ()), Err(refused));
+    let journal = restore(&after).unwrap();
+    let (_, state) = journal.states().next().unwrap();
+    assert_eq!(state.signed.as_ref().map(|signed| signed.statement().slot), Some(Slot(0)));
+    assert_eq!(restore(&before).map(|_| ()), Err(refused), "nothing is signed in a retired epoch again");
+    assert!(restore(&after).is_ok());
 }
 
 #[test]

@@ -85,7 +85,16 @@ pub fn endpoint(member: u16, address: SocketAddr, limits: Limits) -> Endpoint {
     let members = (0..ALL).fold(Members::new(), |members, index| {
         members.with(transport_key(index).public(), Role::Orchestrator)
     });
-    Endpoint::bind(address, &transport_key(member), Arc::new(members), limits).unwrap()
+    let members = Arc::new(members);
+    // The address of a member that was just stopped is free a moment later.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match Endpoint::bind(address, &transport_key(member), members.clone(), limits.clone()) {
+            Ok(endpoint) => return endpoint,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{address}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A running member.
@@ -110,6 +119,8 @@ impl Node {
 
     pub async fn stop(self) {
         self.accept.abort();
+        // Its handle of the log goes with it.
+        let _ = self.accept.await;
         self.log.shutdown().await;
         self.endpoint.close().await;
     }

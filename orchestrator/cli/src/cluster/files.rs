@@ -6,12 +6,14 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::Epoch;
 use quorate_attest::key::SecretKey;
 use quorate_host::client::hosts::HostPeer;
+use quorate_host::link::VerifierPeer;
 use quorate_ordering::orderer::OrchestratorPeer;
-use quorate_verifier::config::group_file;
+use quorate_verifier::config::{Problem, group_file, read_group, read_orchestrators};
 use quorate_verifier::key_file::{self, KeyFileError};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -21,6 +23,7 @@ use super::{ClusterError, Plan};
 const VERIFIERS_FILE: &str = "group.toml";
 const ORCHESTRATORS_FILE: &str = "orchestrators.toml";
 const INDEX_FILE: &str = "cluster.toml";
+const LINKS: &str = "links";
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// Where a node listens. Verifiers use `messages` only, hosts give state away at `service`, orchestrators have their HTTP
@@ -81,10 +84,10 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
-    /// The verifiers' group.
-    pub group: GroupConfig,
-    /// The orchestrators' group.
-    pub orchestrators: GroupConfig,
+    /// The verifiers' group in all its epochs.
+    pub group: GroupChain,
+    /// The orchestrators' group in all its epochs.
+    pub orchestrators: GroupChain,
     /// Key of the operator of both.
     pub operator: SecretKey,
     /// The nodes.
@@ -106,7 +109,9 @@ impl Folder {
     /// Makes folders, keys, groups and configurations. Keys that are there already are used again.
     pub fn create(plan: &Plan) -> Result<Self, ClusterError> {
         let root = plan.folder.clone();
-        for folder in [root.clone(), root.join("keys"), root.join("data"), root.join("logs")] {
+        for folder in
+            [root.clone(), root.join("keys"), root.join("data"), root.join("logs"), root.join(LINKS)]
+        {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -144,15 +149,13 @@ impl Folder {
             members((0..plan.orchestrators).map(Plan::orchestrator_name).collect())?,
             hosts,
         );
-        verifiers.validate()?;
-        orchestrators.validate()?;
-        let index = Index { nodes: plan.entries().map_err(ClusterError::io("find a free port"))? };
-        let folder = Self { root, group: verifiers, orchestrators, operator, index };
-        for (path, group) in
-            [(folder.group_file(), &folder.group), (folder.orchestrators_file(), &folder.orchestrators)]
-        {
+        for (file, group) in [(VERIFIERS_FILE, &verifiers), (ORCHESTRATORS_FILE, &orchestrators)] {
+            let path = root.join(file);
             group_file::write(&path, group).map_err(ClusterError::io(format!("write {}", path.display())))?;
         }
+        let (verifiers, orchestrators) = read_groups(&root)?;
+        let index = Index { nodes: plan.entries().map_err(ClusterError::io("find a free port"))? };
+        let folder = Self { root, group: verifiers, orchestrators, operator, index };
         folder.write_nodes(plan)?;
         Ok(folder)
     }
@@ -167,36 +170,47 @@ impl Folder {
             path: path.clone(),
             reason: error.message().to_owned(),
         })?;
-        let group = |path: PathBuf| {
-            group_file::read(&path)
-                .map_err(|problem| ClusterError::BadFile { path, reason: problem.to_string() })
-        };
         let operator = key_file::read(&root.join("keys").join("operator.operator"))?;
-        let (verifiers, orchestrators) =
-            (group(root.join(VERIFIERS_FILE))?, group(root.join(ORCHESTRATORS_FILE))?);
+        let (verifiers, orchestrators) = read_groups(root)?;
         Ok(Self { root: root.to_owned(), group: verifiers, orchestrators, operator, index })
     }
 
+    /// The folder.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
+    /// File of the verifiers' group.
     pub fn group_file(&self) -> PathBuf {
         self.root.join(VERIFIERS_FILE)
     }
 
+    /// File of the orchestrators' group.
     pub fn orchestrators_file(&self) -> PathBuf {
         self.root.join(ORCHESTRATORS_FILE)
     }
 
+    /// Folder of the links to later epochs of both groups.
+    pub fn links(&self) -> PathBuf {
+        self.root.join(LINKS)
+    }
+
+    /// Keys of a member: `vote`, `cosigner`, `transport`.
+    pub fn key_file(&self, name: &str, role: &str) -> PathBuf {
+        self.root.join("keys").join(format!("{name}.{role}"))
+    }
+
+    /// A node's configuration.
     pub fn config_file(&self, name: &str) -> PathBuf {
         self.root.join(format!("{name}.toml"))
     }
 
+    /// A node's log.
     pub fn log_file(&self, name: &str) -> PathBuf {
         self.root.join("logs").join(format!("{name}.log"))
     }
 
+    /// A node's data directory.
     pub fn data_dir(&self, name: &str) -> PathBuf {
         self.root.join("data").join(name)
     }
@@ -208,6 +222,15 @@ impl Folder {
             Some(HostPeer { name: host.name.clone(), key: host.key, address })
         };
         self.group.hosts.iter().filter_map(peer).collect()
+    }
+
+    /// The verifiers with their addresses, in the order of the group.
+    pub fn verifier_peers(&self) -> Vec<VerifierPeer> {
+        let peer = |(index, member): (u16, &Member)| {
+            let address = self.entry(&member.name)?.place.messages;
+            Some(VerifierPeer { index, member: member.clone(), address })
+        };
+        (0u16..).zip(&self.group.members).filter_map(peer).collect()
     }
 
     /// The orchestrators with their addresses, in the order of the group.
@@ -270,7 +293,7 @@ impl Folder {
     fn common(&self, entry: &Entry) -> Table {
         // An orchestrator serves both groups and names each; the others belong to the verifiers' group.
         let group = if entry.role == NodeRole::Orchestrator { "verifiers_file" } else { "group_file" };
-        let entries = [
+        let mut entries = vec![
             ("name", entry.name.clone()),
             (group, VERIFIERS_FILE.to_owned()),
             ("orchestrators_file", ORCHESTRATORS_FILE.to_owned()),
@@ -278,6 +301,11 @@ impl Folder {
             ("data_dir", format!("data/{}", entry.name)),
             ("log", "json".to_owned()),
         ];
+        // Orchestrators learn of later epochs from the log itself.
+        if entry.role != NodeRole::Orchestrator {
+            entries.push(("group_links", LINKS.to_owned()));
+            entries.push(("orchestrators_links", LINKS.to_owned()));
+        }
         entries.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect()
     }
 
@@ -296,6 +324,19 @@ impl Folder {
     fn write(&self, path: &Path, text: &str) -> Result<(), ClusterError> {
         fs::write(path, text).map_err(ClusterError::io(format!("write {}", path.display())))
     }
+}
+
+/// Both groups as their files and links tell.
+fn read_groups(root: &Path) -> Result<(GroupChain, GroupChain), ClusterError> {
+    let bad = |file: &str| {
+        let path = root.join(file);
+        move |problem: Problem| ClusterError::BadFile { path, reason: problem.to_string() }
+    };
+    // A cluster that was made before there were links has no folder for them.
+    let links = Some(root.join(LINKS)).filter(|links| links.is_dir());
+    let verifiers = read_group(&root.join(VERIFIERS_FILE), links.as_deref(), None);
+    let orchestrators = read_orchestrators(&root.join(ORCHESTRATORS_FILE), links.as_deref(), None);
+    Ok((verifiers.map_err(bad(VERIFIERS_FILE))?, orchestrators.map_err(bad(ORCHESTRATORS_FILE))?))
 }
 
 /// The key of a node in a role: an existing one, or a new one from the system's random source.
@@ -334,7 +375,7 @@ mod tests {
         let second = Folder::create(&plan(folder.path())).unwrap();
         assert_eq!(first.group.id(), second.group.id());
         assert_eq!(first.orchestrators.id(), second.orchestrators.id());
-        assert_eq!(group_file::read(&first.group_file()).unwrap(), first.group);
+        assert_eq!(&group_file::read(&first.group_file()).unwrap(), first.group.current());
     }
 
     #[test]

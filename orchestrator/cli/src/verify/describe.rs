@@ -1,11 +1,15 @@
 //! Statements as JSON, with the fields of the offline audit: kind, group, epoch, instance, seq, body, signers, q.
 
+use quorate_attest::VerifyError;
 use quorate_attest::certificate::Certificate;
+use quorate_attest::encoding::from_bytes;
 use quorate_attest::group::GroupConfig;
-use quorate_attest::id::to_hex;
+use quorate_attest::id::{OperationId, to_hex};
 use quorate_attest::key::PublicKey;
-use quorate_attest::statement::{Kind, Statement};
-use quorate_attest::vm::{ActivationCertificate, Mode, SlotBody, SlotCertificate};
+use quorate_attest::merkle::Digest;
+use quorate_attest::receipt::Receipt;
+use quorate_attest::statement::{BODY_LIMIT, Kind, Statement};
+use quorate_attest::vm::{Action, ActivationCertificate, Mode, SlotBody, SlotCertificate, SlotStatement};
 use serde_json::{Value, json};
 
 use super::super::output::short;
@@ -63,6 +67,55 @@ pub fn certificate(certificate: &Certificate, group: &GroupConfig) -> Value {
     value["body"] = json!(to_hex(&certificate.statement.body));
     value["signers"] = json!(verifier_names(group, signers));
     value
+}
+
+/// Body of a statement that members of a group certify alone, decoded. Other kinds are unknown here, or have
+/// certificates of their own that carry what they rest on.
+pub fn body(statement: &Statement) -> Result<Value, VerifyError> {
+    match statement.kind {
+        Kind::SLOT_REPLAYED | Kind::SLOT_SAMPLED => {
+            Ok(slot_body(&SlotStatement::from_statement(statement)?.body))
+        }
+        Kind::RECEIPT => {
+            let receipt = receipt(statement)?;
+            Ok(json!({
+                "operation": receipt.operation, "result": to_hex(&receipt.result),
+                "log_root": to_hex(&receipt.log_root), "log_size": receipt.log_size,
+                "state_root": to_hex(&receipt.state_root), "state_size": receipt.state_size,
+            }))
+        }
+        Kind::DECISION => {
+            let (operation, index, action) = decision(statement)?;
+            let action = match action {
+                Action::Migrate { source, destination } => {
+                    json!({"migrate": {"source": source, "destination": destination}})
+                }
+                Action::Grant { slot, statement, host } => {
+                    json!({"grant": {"slot": slot, "statement": statement, "host": host}})
+                }
+            };
+            Ok(json!({"operation": operation, "index": index, "action": action}))
+        }
+        got => Err(VerifyError::WrongDomain { want: Kind::RECEIPT, got }),
+    }
+}
+
+/// Operation, place in the log and action of a decision.
+pub fn decision(statement: &Statement) -> Result<(OperationId, u64, Action), VerifyError> {
+    Ok(from_bytes(&statement.body, BODY_LIMIT)?)
+}
+
+/// The receipt that a statement of that kind is; its log must end with its entry.
+pub fn receipt(statement: &Statement) -> Result<Receipt, VerifyError> {
+    type Body = (OperationId, Digest, (Digest, u64), Digest, u64);
+    let (operation, result, (log_root, log_size), state_root, state_size) =
+        from_bytes::<Body>(&statement.body, BODY_LIMIT)?;
+    let (group, epoch, index) = (statement.group, statement.epoch, statement.seq);
+    if index.checked_add(1) != Some(log_size) {
+        let reason = "the log of a receipt does not end with its entry";
+        return Err(VerifyError::Inconsistent { reason });
+    }
+    Ok(Receipt { group, epoch, index, operation, result, log_root, log_size, state_root, state_size })
 }
 
 /// The fields that every statement has, and the quorum they need.

@@ -5,8 +5,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use quorate_attest::certificate::Certificate;
+use quorate_attest::checkpoint::Checkpoint;
 use quorate_attest::encoding::{Bounded, from_bytes};
+use quorate_attest::merkle::Digest;
 use quorate_attest::note::Note;
+use quorate_attest::statement::MAGIC;
 use quorate_attest::tlog_proof::{HEADER, TlogProof};
 use quorate_attest::vm::{
     ActivationCertificate, ConflictingCertificates, DoubleVote, Equivocation, Refusal, SlotCertificate,
@@ -65,21 +68,55 @@ impl Item {
 /// Reads one file of any kind.
 pub fn read_file(path: &Path) -> Result<Item, Failure> {
     let bytes = read_bytes(path)?;
-    Ok(Item { path: path.to_owned(), material: decode(path, &bytes) })
+    Ok(item(path, &bytes))
 }
 
-/// Reads the files of a folder whose names say that they can be verified, in the order of their names.
+/// What the bytes of a file of this name are.
+pub fn item(path: &Path, bytes: &[u8]) -> Item {
+    Item { path: path.to_owned(), material: decode(path, bytes) }
+}
+
+/// Folder in which a verifier keeps evidence.
+const EVIDENCE: &str = "evidence";
+
+/// Reads the files of a folder whose names say that they can be verified, in the order of their names, and the evidence
+/// that a verifier keeps in a folder below.
 pub fn read_folder(folder: &Path) -> Result<Vec<Item>, Failure> {
+    let mut paths = files(folder)?;
+    let below = folder.join(EVIDENCE);
+    if below.is_dir() {
+        paths.extend(files(&below)?);
+    }
+    paths.iter().map(|path| read_file(path)).collect()
+}
+
+/// Files that can be verified alone. A `.bin` beside the proof of the same name is what that proof is about.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let proven = |path: &Path| extension(path) == "bin" && path.with_extension("tlog-proof").exists();
+    select(folder, |path| is_material(path) && !proven(path))
+}
+
+/// Files of a folder with this extension, in the order of their names.
+pub fn files_ending_in(folder: &Path, wanted: &str) -> Result<Vec<PathBuf>, Failure> {
+    select(folder, |path| extension(path) == wanted)
+}
+
+fn select(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Failure> {
     let entries = std::fs::read_dir(folder).map_err(|error| Failure::file(folder, error))?;
     let mut paths = Vec::new();
     for entry in entries.take(FILES_MAX) {
         let path = entry.map_err(|error| Failure::file(folder, error))?.path();
-        if path.is_file() && is_material(&path) {
+        if path.is_file() && wanted(&path) {
             paths.push(path);
         }
     }
     paths.sort();
-    paths.iter().map(|path| read_file(path)).collect()
+    Ok(paths)
+}
+
+/// A hash in the text form that it has in a checkpoint.
+pub fn hash(line: &str) -> Option<Digest> {
+    Checkpoint::parse(&format!("hash\n0\n{line}\n")).ok().map(|checkpoint| *checkpoint.root())
 }
 
 /// Reads a file up to a size that no honest file has.
@@ -98,7 +135,8 @@ fn extension(path: &Path) -> &str {
 }
 
 fn is_material(path: &Path) -> bool {
-    ["cert", "activation", "evidence", "note", "tlog-proof", "refusal"].contains(&extension(path))
+    ["cert", "activation", "evidence", "note", "checkpoint", "tlog-proof", "refusal", "bin"]
+        .contains(&extension(path))
 }
 
 fn decode(path: &Path, bytes: &[u8]) -> Material {
@@ -107,7 +145,9 @@ fn decode(path: &Path, bytes: &[u8]) -> Material {
         "activation" => of(bytes, |certificate| Material::Activation(Box::new(certificate))),
         "evidence" => evidence(bytes).unwrap_or_else(|reason| Material::Unreadable(reason.to_owned())),
         "refusal" => of(bytes, |refusal| Material::Refusal(Box::new(refusal))),
-        "note" => text(bytes, |text| Note::parse(text).map(|note| Material::Head(Box::new(note)))),
+        "note" | "checkpoint" => {
+            text(bytes, |text| Note::parse(text).map(|note| Material::Head(Box::new(note))))
+        }
         "tlog-proof" => {
             text(bytes, |text| TlogProof::parse(text).map(|proof| Material::Proof(Box::new(proof))))
         }
@@ -142,7 +182,8 @@ fn evidence(bytes: &[u8]) -> Result<Material, &'static str> {
     Ok(Material::DoubleVote(Box::new(vote)))
 }
 
-/// Finds out from the content what a file without a known name is. Encodings are strict, so at most one fits.
+/// Finds out from the content what a file without a known name is. Signatures are any bytes, so a file may fit two forms:
+/// what begins like a statement is one.
 fn sniff(bytes: &[u8]) -> Material {
     if let Ok(content) = str::from_utf8(bytes) {
         if content.starts_with(HEADER) {
@@ -152,14 +193,14 @@ fn sniff(bytes: &[u8]) -> Material {
             return decode(Path::new("x.note"), bytes);
         }
     }
+    if bytes.starts_with(&MAGIC) {
+        return of(bytes, |certificate| Material::Other(Box::new(certificate)));
+    }
     if let Ok(certificate) = SlotCertificate::decoded(bytes) {
         return Material::Slot(Box::new(certificate));
     }
     if let Ok(certificate) = ActivationCertificate::decoded(bytes) {
         return Material::Activation(Box::new(certificate));
-    }
-    if let Ok(certificate) = Certificate::decoded(bytes) {
-        return Material::Other(Box::new(certificate));
     }
     if let Ok(refusal) = Refusal::decoded(bytes) {
         return Material::Refusal(Box::new(refusal));

@@ -5,10 +5,14 @@
 //! checked one are used and named in the output: then the result says that the files fit together, and it is as good as
 //! the way by which the group file came here.
 
+pub mod audit;
+pub mod bundle;
 mod chain;
 mod describe;
+pub mod evidence;
 mod finding;
 mod freshness;
+mod heads;
 mod log_proof;
 mod material;
 mod single;
@@ -19,7 +23,7 @@ mod trust;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::exit;
 use super::failure::Failure;
@@ -50,16 +54,18 @@ pub struct Arguments {
     /// The orchestrators whose grants count (TOML). Default: orchestrators.toml beside the first path.
     #[arg(long, value_name = "FILE")]
     orchestrators: Option<PathBuf>,
-    /// The VM that is expected. Default: the one of vm.spec beside the first path.
+    /// The VM that is expected. Default: the one of vm.spec beside the first path; for certificates that are no slot's:
+    /// none.
     #[arg(long, value_name = "ID")]
     vm: Option<String>,
     /// The VM's image, to compute its genesis: name of a built-in image or ELF file. Default: by the digest in vm.spec.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// The C2SP policy for notes and proofs. Default: policy.txt beside the first path, or the group's own.
+    /// The C2SP policy for notes and proofs. Default: group.policy or policy.txt beside the first path, or the group's
+    /// own.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// The statement a proof is about. Default: the file of the same name that ends in .statement.
+    /// The statement a proof is about. Default: the file of the same name that ends in .statement or .bin.
     #[arg(long, value_name = "FILE")]
     statement: Option<PathBuf>,
     /// Refuse attestations that were only sampled.
@@ -71,6 +77,29 @@ pub struct Arguments {
     /// Demand that the newest slot is at least this one.
     #[arg(long, value_name = "SLOT")]
     min_slot: Option<u64>,
+}
+
+impl Arguments {
+    /// What is expected by those files, and by what lies beside the first of them.
+    fn beside(
+        paths: Vec<PathBuf>,
+        group: Option<PathBuf>,
+        orchestrators: Option<PathBuf>,
+        policy: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            paths,
+            group,
+            orchestrators,
+            vm: None,
+            image: None,
+            policy,
+            statement: None,
+            replayed_only: false,
+            not_older_than: None,
+            min_slot: None,
+        }
+    }
 }
 
 /// Runs the command.
@@ -152,10 +181,22 @@ fn conclude(findings: &[Finding], output: &Output) -> u8 {
     let tone = if code == exit::OK { Tone::Good } else { Tone::Bad };
     output.line(&output.tint(tone, result));
     let kind = failed.as_ref().map(|(kind, _)| kind);
-    output.object(&json!({
+    let object = json!({
         "result": result, "checked": findings.len(), "replayed": replayed, "sampled": sampled,
         "sampled_only": replayed == 0 && sampled > 0, "rule_failed": kind, "error_kind": kind,
         "error": failed.as_ref().map(|(_, detail)| detail), "stale": stale,
-    }));
+    });
+    output.object(&with_facts(findings, object));
     code
+}
+
+/// Of a single file the result says all, so that a program needs the last line only.
+fn with_facts(findings: &[Finding], mut object: Value) -> Value {
+    if let [only] = findings {
+        for name in ["kind", "group", "epoch", "instance", "seq", "body", "signers", "q", "tree_size", "root"]
+        {
+            object[name] = only.facts.get(name).cloned().unwrap_or_default();
+        }
+    }
+    object
 }

@@ -2,6 +2,7 @@
 
 use quorate_attest::VerifyError;
 use quorate_attest::certificate::Certificate;
+use quorate_attest::receipt::LOG_INSTANCE;
 use quorate_attest::statement::Kind;
 use quorate_attest::vm::{ActivationCertificate, DoubleVote, Refusal, SlotCertificate};
 use quorate_verifier::core::Evidence;
@@ -79,10 +80,20 @@ pub fn activation_summary(
 
 fn other(trust: &Trust, finding: Finding, certificate: &Certificate) -> Result<Finding, Failure> {
     let kind = certificate.statement.kind;
-    let (group, expected) = trust.expect(kind)?;
+    let group = match kind {
+        Kind::RECEIPT | Kind::DECISION => trust.log_group()?,
+        _ => trust.group()?,
+    };
+    // Where no VM is expected, the statement must be about none.
+    let expected = group.expect(trust.vm.unwrap_or(LOG_INSTANCE), kind);
     let finding = finding.with(describe::certificate(certificate, group));
-    Ok(match certificate.verify(group, &expected) {
-        Ok(()) => finding
+    let verified = describe::body(&certificate.statement).and_then(|body| {
+        certificate.verify(group, &expected)?;
+        Ok(body)
+    });
+    Ok(match verified {
+        Ok(body) => finding
+            .with(serde_json::json!({"body": body}))
             .holds(format!("{} signatures on a statement of kind {kind}", certificate.signatures.len())),
         Err(error) => finding.fails(error.kind(), error),
     })

@@ -1,5 +1,8 @@
 //! Folders as a demo leaves them, and every way in which one file of them can be wrong.
 
+mod bundles;
+mod pairs;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -12,10 +12,12 @@ use quorate_guest_images::ALL;
 use quorate_verifier::config::group_file;
 use quorate_vmm::Image;
 
+use super::super::exit;
 use super::super::failure::Failure;
 use super::super::image;
 use super::super::output::{Output, Tone, short, wrap};
 use super::Arguments;
+use super::audit::Case;
 use super::freshness::Age;
 use super::material::read_bytes;
 
@@ -50,21 +52,21 @@ impl Trust {
     pub fn gather(arguments: &Arguments) -> Result<Self, Failure> {
         let beside = beside(&arguments.paths);
         let mut sources = Vec::new();
-        let mut find = |given: &Option<PathBuf>, name: &str| -> Option<PathBuf> {
+        let mut find = |given: &Option<PathBuf>, names: &[&str]| -> Option<PathBuf> {
             if let Some(path) = given {
                 return Some(path.clone());
             }
-            let path = beside.join(name);
-            path.is_file().then(|| {
-                sources.push(name.to_owned());
-                path
-            })
+            let name = names.iter().find(|name| beside.join(name).is_file())?;
+            sources.push((*name).to_owned());
+            Some(beside.join(name))
         };
-        let group = find(&arguments.group, "group.toml").map(|path| group_file::read(&path)).transpose()?;
-        let orchestrators = find(&arguments.orchestrators, "orchestrators.toml");
-        let orchestrators = orchestrators.map(|path| group_file::read(&path)).transpose()?;
-        let spec = find(&None, "vm.spec").map(|path| read_spec(&path)).transpose()?;
-        let policy = find(&arguments.policy, "policy.txt").map(|path| read_policy(&path)).transpose()?;
+        let group = find(&arguments.group, &["group.toml"]).map(|path| read_group(&path)).transpose()?;
+        let orchestrators = find(&arguments.orchestrators, &["orchestrators.toml"]);
+        let orchestrators = orchestrators.map(|path| read_group(&path)).transpose()?;
+        let spec = find(&None, &["vm.spec"]).map(|path| read_spec(&path)).transpose()?;
+        let policy = find(&arguments.policy, &["group.policy", "policy.txt"])
+            .map(|path| read_policy(&path))
+            .transpose()?;
         let policy = match (policy, &group) {
             (None, Some(group)) => Some(policy_of(group)?),
             (policy, _) => policy,
@@ -77,10 +79,45 @@ impl Trust {
         Ok(Self { group, orchestrators, vm, spec, image, policy, statement, weakest, age, slot_min, sources })
     }
 
+    /// What a case states, and nothing else.
+    pub fn of(case: &Case<'_>) -> Result<Self, Failure> {
+        let bad = |kind: &str, text: String| Failure::new(exit::USAGE, kind, text);
+        let group = case.group.map(|bytes| {
+            let text = str::from_utf8(bytes).map_err(|error| bad("BadConfig", error.to_string()))?;
+            group_file::parse(text).map_err(|problem| bad("BadConfig", problem.text))
+        });
+        let group = group.transpose()?;
+        let policy = case
+            .policy
+            .map(|bytes| Policy::parse(bytes).map_err(|error| bad(error.kind(), error.to_string())));
+        let policy = match (policy.transpose()?, &group) {
+            (None, Some(group)) => Some(policy_of(group)?),
+            (policy, _) => policy,
+        };
+        Ok(Self {
+            group,
+            orchestrators: None,
+            vm: case.vm,
+            spec: None,
+            image: None,
+            policy,
+            statement: case.statement.map(<[u8]>::to_vec),
+            weakest: Kind::SLOT_SAMPLED,
+            age: case.not_before.map(|not_before| Age { not_before }),
+            slot_min: None,
+            sources: Vec::new(),
+        })
+    }
+
     /// The group, or how to name one.
     pub fn group(&self) -> Result<&GroupConfig, Failure> {
         let failure = || Failure::usage("nothing says which group is expected");
         self.group.as_ref().ok_or_else(|| failure().next("name its file with --group FILE"))
+    }
+
+    /// The group of the ordered log: the orchestrators where they are named, else the group.
+    pub fn log_group(&self) -> Result<&GroupConfig, Failure> {
+        self.orchestrators.as_ref().map_or_else(|| self.group(), Ok)
     }
 
     /// What is expected of a statement.
@@ -121,6 +158,11 @@ fn beside(paths: &[PathBuf]) -> PathBuf {
         Some(path) => path.parent().map(Path::to_owned).unwrap_or_default(),
         None => PathBuf::new(),
     }
+}
+
+/// A configuration that cannot be understood is a wrong use of this command, not of a node.
+fn read_group(path: &Path) -> Result<GroupConfig, Failure> {
+    group_file::read(path).map_err(|problem| Failure::new(exit::USAGE, "BadConfig", problem.text))
 }
 
 fn read_spec(path: &Path) -> Result<VmSpec, Failure> {

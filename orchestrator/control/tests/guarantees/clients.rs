@@ -97,6 +97,29 @@ fn test_old_registration_cannot_bring_an_old_quota_back() {
 }
 
 #[test]
+fn test_only_the_newest_revoked_clients_are_remembered() {
+    let mut log = Log::new();
+    let keys: Vec<_> = (0..TOMBSTONES_LIMIT as u16 + 2).map(|number| client(number).public()).collect();
+    for key in &keys {
+        let registration = Command::RegisterClient { key: *key, quota: QUOTA, revision: 0 };
+        assert!(log.submit(&operator(0), registration).result.is_ok());
+        assert!(log.submit(&operator(0), Command::RevokeClient { key: *key }).result.is_ok());
+    }
+    assert_eq!(log.control.clients().count(), TOMBSTONES_LIMIT);
+    assert_eq!((log.control.client(&keys[1]), log.control.client(&keys[2]).is_some()), (None, true));
+    assert_eq!(Control::decode(&log.control.encode()).unwrap(), log.control);
+}
+
+#[test]
+fn test_key_of_a_client_cannot_get_another_role_in_the_next_epoch() {
+    let mut log = with_client();
+    let key = client(0).public();
+    let link = log.link(Which::Orchestrators, |config| config.operators.push(key));
+    let failure = log.refused(&operator(0), Command::ChangeGroup { which: Which::Orchestrators, link });
+    assert_eq!(code(&failure), (status::NOT_AUTHORIZED, "KeyRoleMismatch"));
+}
+
+#[test]
 fn test_key_of_another_role_cannot_be_a_client() {
     let mut log = Log::new();
     for key in [operator(1), host(0), verifier_key(0), orchestrator_key(0)] {

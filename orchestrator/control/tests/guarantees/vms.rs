@@ -52,6 +52,22 @@ fn test_deleted_vm_cannot_come_back_by_a_replay_of_its_creation() {
 }
 
 #[test]
+fn test_only_the_newest_deleted_vms_are_remembered() {
+    let mut log = Log::new();
+    let mut all = Vec::new();
+    for number in 0..TOMBSTONES_LIMIT + 2 {
+        let vm = log.create(&operator(0), &format!("vm-{number}"));
+        assert!(log.submit(&operator(0), Command::DeleteVm { vm }).result.is_ok());
+        all.push(vm);
+    }
+    let tree = log.control.to_tree();
+    assert_eq!(log.control.commitment().size as usize, TOMBSTONES_LIMIT + 3);
+    let remembered = |vm| tree.membership(&vm_key(vm)).is_some();
+    assert_eq!((remembered(&all[1]), remembered(&all[2])), (false, true));
+    assert_eq!(Control::decode(&log.control.encode()).unwrap(), log.control);
+}
+
+#[test]
 fn test_vm_that_is_moving_or_granted_is_not_deleted() {
     let (mut log, vm) = Log::with_vm();
     let migration = log.begin(vm, 1);

@@ -20,21 +20,27 @@ impl Agent {
         let group = &self.loaded.group;
         let of = |error: &quorate_attest::VerifyError| refusal(error.kind(), error);
         let vm = offer.spec.id();
-        offer.base.verify(group, &group.expect(vm, Kind::SLOT_SAMPLED)).map_err(|e| of(&e))?;
         let statement = &offer.base.statement;
+        let members = group.past(statement.group, statement.epoch).map_err(|e| of(&e))?;
+        offer.base.verify(members, &members.expect(vm, Kind::SLOT_SAMPLED)).map_err(|e| of(&e))?;
         let body = &statement.body;
         // The slot may stem from the generation before the source's own, which began with exactly this slot.
         let (generation, host) = match &offer.activation {
             None => (Generation(0), offer.spec.host),
             Some(activation) => {
-                activation.verify(group, &group.expect(vm, Kind::ACTIVATE), None).map_err(|e| of(&e))?;
+                let began = &activation.activation;
+                let members = group.past(began.group, began.epoch).map_err(|e| of(&e))?;
+                activation.verify(members, &members.expect(vm, Kind::ACTIVATE), None).map_err(|e| of(&e))?;
                 (activation.activation.generation, activation.activation.host)
             }
         };
         if host != *source || body.generation > generation {
             return Err(refusal("KeyRoleMismatch", &"the VM's active host is another one"));
         }
-        let receiver = check_migration(&self.loaded.orchestrators, &offer.order, vm, generation, source)?;
+        let decision = &offer.order.decision;
+        let orchestrators =
+            self.loaded.orchestrators.past(decision.group, decision.epoch).map_err(|e| of(&e))?;
+        let receiver = check_migration(orchestrators, &offer.order, vm, generation, source)?;
         if receiver != self.key() {
             return Err(refusal("WrongMigration", &"the order lets another host receive the VM"));
         }
@@ -60,8 +66,10 @@ impl Agent {
             return Err(refusal("LogChainBroken", &"no base state yet"));
         };
         let statement = &propose.proposal.statement;
-        let group = &self.loaded.group;
-        statement.check(&group.expect(vm.id, Kind::SLOT_REPLAYED)).map_err(|e| refusal(e.kind(), &e))?;
+        let members = self.loaded.group.past(statement.group, statement.epoch);
+        members
+            .and_then(|members| statement.check(&members.expect(vm.id, Kind::SLOT_REPLAYED)))
+            .map_err(|e| refusal(e.kind(), &e))?;
         propose.proposal.verify().map_err(|e| refusal(e.kind(), &e))?;
         if statement.body.host != immigration.source || statement.body.generation != vm.generation {
             return Err(refusal("FencedGeneration", &"the slot belongs to another host or generation"));
@@ -85,9 +93,10 @@ impl Agent {
         };
         let group = &self.loaded.group;
         let statement = &handover.last.proposal.statement;
-        let expected = group.expect(vm.id, Kind::RELINQUISH);
+        let of = |e: quorate_attest::VerifyError| refusal(e.kind(), &e);
         let relinquish = &handover.relinquish;
-        relinquish.verify(&expected, &immigration.source).map_err(|e| refusal(e.kind(), &e))?;
+        let members = group.past(relinquish.group, relinquish.epoch).map_err(of)?;
+        relinquish.verify(&members.expect(vm.id, Kind::RELINQUISH), &immigration.source).map_err(of)?;
         let names = relinquish.slot == statement.slot
             && relinquish.statement == statement.digest()
             && relinquish.generation == vm.generation
@@ -99,7 +108,8 @@ impl Agent {
             ));
         }
         let before = &handover.before;
-        before.verify(group, &group.expect(vm.id, Kind::SLOT_SAMPLED)).map_err(|e| refusal(e.kind(), &e))?;
+        let members = group.past(before.statement.group, before.statement.epoch).map_err(of)?;
+        before.verify(members, &members.expect(vm.id, Kind::SLOT_SAMPLED)).map_err(of)?;
         if before.statement.digest() != statement.body.previous {
             return Err(refusal("LogChainBroken", &"the certificate is not of the slot before"));
         }
@@ -108,7 +118,7 @@ impl Agent {
 }
 
 /// Whether earlier statements, oldest first, are linked to each other and to the base by their digests.
-fn leads_to(history: &[SlotStatement], base: &SlotStatement) -> bool {
+pub(crate) fn leads_to(history: &[SlotStatement], base: &SlotStatement) -> bool {
     let next = history.iter().skip(1).chain([base]);
     history.len() <= HISTORY_STATEMENTS_MAX
         && history.iter().zip(next).all(|(statement, next)| {

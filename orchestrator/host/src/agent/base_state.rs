@@ -88,7 +88,7 @@ impl Agent {
         vm.window.remember_statements(&base.history);
         vm.window.remember(base.certificate);
         vm.head = Some(statement.clone());
-        vm.pipeline = crate::certify::Pipeline::new((*group).clone(), Some(statement.slot));
+        vm.pipeline = crate::certify::Pipeline::new(group, Some(statement.slot));
         self.take_on(vm);
         self.reached(Step::BaseLoaded);
         self.step_immigration(Input::Loaded)?;

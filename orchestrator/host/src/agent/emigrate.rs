@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quorate_attest::id::{Generation, Nonce, OperationId, Slot};
+use quorate_attest::id::{Generation, Nonce, OperationId, Slot, VmId};
 use quorate_attest::key::PublicKey;
 use quorate_attest::statement::Kind;
-use quorate_attest::vm::{DecisionCertificate, Refusal, Relinquish, SlotCertificate};
+use quorate_attest::vm::{ActivationCertificate, DecisionCertificate, Refusal, Relinquish, SlotCertificate};
 use quorate_transport::Endpoint;
 use quorate_verifier::protocol::{Propose, Refused};
 use tokio::sync::mpsc;
@@ -15,6 +15,7 @@ use super::active::{refusal, refused_by};
 use super::{Agent, AgentHandle, Event, Fatal, refused};
 use crate::clock::{monotonic_ms, monotonic_ns};
 use crate::conduct::Step;
+use crate::config::Loaded;
 use crate::inquiries::{InquiryError, Superseded, fresh, who_runs};
 use crate::journal::Record;
 use crate::migration::source::{Effect, Input, Outcome, Source};
@@ -114,7 +115,9 @@ impl Agent {
         }
         let vm = self.vm.as_ref().filter(|vm| vm.running && vm.id == migrate.order.decision.vm);
         let Some(vm) = vm else { return Err(refusal("WrongVm", &"this host does not run that VM")) };
-        let orchestrators = &self.loaded.orchestrators;
+        let decision = &migrate.order.decision;
+        let orchestrators = self.loaded.orchestrators.past(decision.group, decision.epoch);
+        let orchestrators = orchestrators.map_err(|error| refusal(error.kind(), &error))?;
         let destination = check_migration(orchestrators, &migrate.order, vm.id, vm.generation, &self.key())?;
         let known = self.loaded.group.hosts.iter().find(|host| host.key == destination);
         let address =
@@ -425,9 +428,7 @@ impl Agent {
 
     fn destination_activated(&mut self, activated: Activated) -> Result<(), Fatal> {
         let Some(vm) = &mut self.vm else { return Ok(()) };
-        let expected = self.loaded.group.expect(vm.id, Kind::ACTIVATE);
-        let orchestrators = Some(&*self.loaded.orchestrators);
-        if let Err(error) = activated.certificate.verify(&self.loaded.group, &expected, orchestrators) {
+        if let Err(error) = check_activation(&self.loaded, vm.id, &activated.certificate) {
             self.note(refusal(error.kind(), &error), "destination");
             return Ok(());
         }
@@ -444,8 +445,10 @@ impl Agent {
     fn destination_declined(&mut self, declined: Declined) -> Result<(), Fatal> {
         let Declined { refusal: word, why, .. } = declined;
         if let (Some(vm), Some(emigration)) = (&self.vm, &mut self.emigration) {
-            let expected = self.loaded.group.expect(vm.id, Kind::REFUSAL);
-            if word.host == emigration.destination && word.verify(&expected).is_ok() {
+            let members = self.loaded.group.past(word.group, word.epoch);
+            let genuine =
+                members.is_ok_and(|members| word.verify(&members.expect(vm.id, Kind::REFUSAL)).is_ok());
+            if word.host == emigration.destination && genuine {
                 emigration.refusal = Some(word);
             }
         }
@@ -572,6 +575,18 @@ impl Emigration {
         report.phases = phases;
         report
     }
+}
+
+/// Checks that a generation began: votes with the members of the vote's epoch, the grant with those of its own.
+fn check_activation(
+    loaded: &Loaded,
+    vm: VmId,
+    certificate: &ActivationCertificate,
+) -> Result<(), quorate_attest::VerifyError> {
+    let (activation, decision) = (&certificate.activation, &certificate.grant.decision);
+    let orchestrators = loaded.orchestrators.past(decision.group, decision.epoch)?;
+    let members = loaded.group.past(activation.group, activation.epoch)?;
+    certificate.verify(members, &members.expect(vm, Kind::ACTIVATE), Some(orchestrators))
 }
 
 /// Keeps the exchange with a destination: what the agent sends goes out, what comes back becomes events.

@@ -87,6 +87,7 @@ impl Agent {
     ) -> Result<(), Fatal> {
         if self.immigration.is_some()
             || self.emigration.is_some()
+            || self.is_recovering()
             || self.vm.as_ref().is_some_and(|vm| vm.running)
         {
             let _ = answers
@@ -99,6 +100,7 @@ impl Agent {
             return Ok(());
         }
         self.drop_vm();
+        self.recovery = None;
         self.migration = Some(scope);
         let Offer { spec, image, activation, base, input_log, statements, history, .. } = offer;
         let Offer { bulk_address, token, order, .. } = offer;

@@ -14,6 +14,7 @@ mod base_state;
 mod calls;
 mod emigrate;
 mod immigrate;
+mod recover;
 mod restart;
 mod vm;
 
@@ -38,13 +39,18 @@ use super::ordering::{Log, Verdict};
 use super::state_server::StateServer;
 use super::vm_thread::{SlotState, VmEvent, VmFailure};
 use crate::protocol::{Call, Export, Exported, FromHost, Migrate, Offer, Start, Status, ToHost};
+pub(crate) use arrival::leads_to;
 use emigrate::Emigration;
 pub use immigrate::Arrived;
 use immigrate::Immigration;
+use recover::Recovering;
 use vm::Vm;
+pub(crate) use vm::admit;
 
 /// Errors kept for `status`.
 const ERRORS_KEPT: usize = 64;
+/// How long a host that is asked to end waits for certificates.
+const END_LIMIT: Duration = Duration::from_secs(1);
 /// Certificates in one answer to an export.
 const EXPORT_CERTIFICATES_MAX: usize = 1024;
 
@@ -100,6 +106,8 @@ pub enum Event {
     AbortOrdered(Verdict),
     /// The verifiers were asked whether another host runs the VM after a handover.
     WhoRuns(Option<super::inquiries::Superseded>),
+    /// The state of a VM to be recovered was taken from a verifier.
+    HandedOut(Box<Result<super::handed_out::HandedOut, Refused>>),
     /// Somebody refused something that this host asked for on its own account.
     Noted(Refused, String),
     /// A restarted host knows whether its generation is still the newest.
@@ -166,6 +174,7 @@ pub struct Agent {
     vm: Option<Vm>,
     emigration: Option<Emigration>,
     immigration: Option<Immigration>,
+    recovery: Option<Recovering>,
     waiters: HashMap<(PublicKey, u64), Vec<oneshot::Sender<FromHost>>>,
     errors: VecDeque<Refused>,
     spec: watch::Sender<Option<Arc<VmSpec>>>,
@@ -227,6 +236,7 @@ impl Agent {
             vm: None,
             emigration: None,
             immigration: None,
+            recovery: None,
             waiters: HashMap::new(),
             errors: VecDeque::new(),
             spec,
@@ -251,12 +261,28 @@ impl Agent {
         loop {
             tokio::select! {
                 event = self.inbox.recv() => match event {
-                    Some(Event::Stop) | None => return Ok(()),
+                    Some(Event::Stop) | None => return self.end().await,
                     Some(event) => self.react(event)?,
                 },
                 _ = timer.tick() => self.tick()?,
             }
         }
+    }
+
+    /// Ends in good order: no further slot is cut, and those that wait for their certificates have a moment to get them. A
+    /// slot is certified by the members of the epoch in which it was proposed, and the next start may be in another.
+    async fn end(&mut self) -> Result<(), Fatal> {
+        let deadline = tokio::time::Instant::now() + END_LIMIT;
+        if let Some(vm) = self.vm.as_mut().filter(|_| self.emigration.is_none()) {
+            vm.running = false;
+        }
+        while self.vm.as_ref().is_some_and(|vm| vm.cutting || vm.pipeline.outstanding() > 0) {
+            match tokio::time::timeout_at(deadline, self.inbox.recv()).await {
+                Ok(Some(event)) => self.react(event)?,
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     fn react(&mut self, event: Event) -> Result<(), Fatal> {
@@ -288,6 +314,7 @@ impl Agent {
             Event::HandoverOrdered(verdict) => self.handover_ordered(verdict)?,
             Event::AbortOrdered(verdict) => self.abort_ordered(verdict)?,
             Event::WhoRuns(superseded) => self.who_runs_told(superseded)?,
+            Event::HandedOut(taken) => self.state_handed_out(*taken)?,
             Event::Noted(refused, by) => self.note(refused, &by),
             Event::Standing(superseded, known) => self.standing(superseded, known)?,
         }
@@ -307,13 +334,13 @@ impl Agent {
             ToHost::Start(start) => self.start(start)?,
             ToHost::Status(_) => FromHost::Status(self.status()),
             ToHost::Export(export) => FromHost::Exported(self.export(export)),
-            ToHost::Recover(grant) => self.recover(grant),
+            ToHost::Recover(order) => self.recover(order)?,
             _ => refused("DecodeError", "not an operator's request"),
         })
     }
 
     fn start(&mut self, start: Start) -> Result<FromHost, Fatal> {
-        if self.vm.is_some() || self.immigration.is_some() {
+        if self.vm.is_some() || self.immigration.is_some() || self.is_recovering() {
             return Ok(refused("HostOccupied", "this host already holds a VM; one process serves one VM"));
         }
         if start.spec.host != self.key() {
@@ -322,6 +349,7 @@ impl Agent {
         let register = Register { spec: start.spec, image: start.image };
         match Vm::genesis(register, &self.loaded.group, &self.handle) {
             Ok(vm) => {
+                self.recovery = None;
                 self.journal.adopt(&vm.register)?;
                 self.take_on(vm);
                 self.begin_genesis()?;
@@ -389,6 +417,7 @@ impl Agent {
     fn status(&self) -> Status {
         let role = match (&self.vm, &self.emigration, &self.immigration) {
             (_, _, Some(_)) => "destination",
+            _ if self.is_recovering() => "recovering",
             (Some(vm), Some(_), _) if vm.running => "source",
             (Some(vm), ..) if vm.running => "active",
             (Some(_), ..) => "relinquished",
@@ -405,6 +434,7 @@ impl Agent {
             inputs: vm.and_then(|vm| vm.head.as_ref()).map_or(0, |head| head.body.end_input),
             errors: self.errors.iter().cloned().collect(),
             slot_times: vm.map(|vm| vm.slot_clock.times()).unwrap_or_default(),
+            recovery: self.recovery.as_ref().and_then(|recovering| recovering.failure.clone()),
         }
     }
 

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_attest::id::{Generation, Nonce, OperationId};
+use quorate_attest::id::{Generation, OperationId, Slot};
 use quorate_attest::merkle::Frontier;
-use quorate_attest::statement::Kind;
-use quorate_attest::vm::{Action, ActivationCertificate, DecisionCertificate, Relinquish};
+use quorate_attest::vm::Relinquish;
 use quorate_verifier::core::measurement_of;
-use quorate_verifier::protocol::{Done, Propose, Register};
+use quorate_verifier::protocol::{Propose, Register};
 use quorate_vmm::checkpoint::Checkpoint;
 use quorate_vmm::execution::Execution;
 use quorate_vmm::image::Image;
@@ -16,11 +15,10 @@ use quorate_vmm::snapshot::PageSnapshot;
 
 use super::active::{OUTSTANDING_MAX, refusal};
 use super::vm::{Vm, admit};
-use super::{Agent, Event, Fatal, refused};
+use super::{Agent, Event, Fatal};
 use crate::certify::Pipeline;
-use crate::inquiries::{InquiryError, Superseded, collect_heads, fresh, superseding};
-use crate::journal::{Base, Handed, History, Record};
-use crate::protocol::FromHost;
+use crate::inquiries::{Superseded, collect_heads, superseding};
+use crate::journal::{Base, Handed, History, Record, Recovery};
 use crate::vm_thread::VmFailure;
 
 /// Pause before the verifiers are asked again whether this host may run its VM.
@@ -38,6 +36,8 @@ enum Claim {
     Relinquished(Box<Relinquish>, OperationId),
     /// It was given the VM and does not know the end.
     Handed(Box<Propose>, Box<Handed>),
+    /// It was granted the VM and may have asked for votes.
+    Recovering(Box<Recovery>),
     /// It holds nothing that it could ever activate.
     None,
 }
@@ -75,6 +75,14 @@ impl Agent {
                     self.resume_handover(register, base, *last, *handed)?;
                 }
             }
+            Claim::Recovering(recovery) => {
+                // What was pulled has no slots after its base; what was held may have some that verifiers lack.
+                match history.slots.is_empty() {
+                    true => self.follow_from(Slot(head.map_or(0, |slot| slot.0.saturating_add(1)))),
+                    false => self.follow_recent(),
+                }
+                self.resume_recovery(*recovery);
+            }
             Claim::None => {}
         }
         Ok(())
@@ -91,6 +99,11 @@ impl Agent {
             (None, Some(register)) if register.spec.host == me && is_generation_0 => Some(Generation(0)),
             _ => None,
         };
+        if let Some(recovery) = &history.recovery
+            && mine.is_none_or(|generation| generation < recovery.grant.decision.generation)
+        {
+            return Claim::Recovering(Box::new(recovery.clone()));
+        }
         if let Some((relinquish, migration)) = &history.relinquished
             && mine.is_some_and(|generation| generation <= relinquish.generation)
         {
@@ -144,7 +157,7 @@ impl Agent {
             vm.window.propose(Arc::new(propose.clone()));
             vm.advance(propose.proposal.statement.clone());
         }
-        vm.pipeline = Pipeline::new((*group).clone(), vm.head_slot());
+        vm.pipeline = Pipeline::new(group, vm.head_slot());
         if earlier.is_empty() && history.base.is_some() {
             self.keep_base_state(&mut vm).await?;
         }
@@ -230,51 +243,6 @@ impl Agent {
         if let Some(first) = first {
             self.follow_from(first);
         }
-    }
-
-    /// An operator shows this host that it was granted a generation, from its newest slot.
-    pub(super) fn recover(&mut self, grant: DecisionCertificate) -> FromHost {
-        let Some(vm) = &self.vm else { return refused("WrongVm", "this host holds no VM") };
-        let orchestrators = &self.loaded.orchestrators;
-        if let Err(error) = grant.verify(orchestrators, &orchestrators.expect(vm.id, Kind::DECISION)) {
-            return refused(error.kind(), &error.to_string());
-        }
-        let Action::Grant { slot, statement, host } = grant.decision.action else {
-            return refused("NoActivationCertificate", "the decision grants no generation");
-        };
-        if vm.running || vm.gone || host != self.key() || grant.decision.generation <= vm.generation {
-            return refused("FencedGeneration", "this host cannot take the VM up");
-        }
-        if vm.head_slot() != Some(slot) || vm.head_digest() != statement {
-            return refused("StaleSlot", "the newest slot of this host is another one");
-        }
-        let Some(certificate) = vm.window.certificate(slot) else {
-            return refused("QuorumNotReached", "the slot is not certified yet; try again");
-        };
-        let Ok(instance) = fresh() else { return refused("SystemRefused", "no random numbers") };
-        self.emigration = None;
-        self.migration = None;
-        self.ask_for_votes(grant, None, certificate, Nonce::from_bytes(instance));
-        FromHost::Done(Done {})
-    }
-
-    pub(super) fn recovery_counted(
-        &mut self,
-        result: Result<ActivationCertificate, InquiryError>,
-    ) -> Result<(), Fatal> {
-        let Some(vm) = &mut self.vm else { return Ok(()) };
-        match result {
-            Ok(certificate) if !vm.running => {
-                self.journal.append(&Record::Generation(certificate.clone()))?;
-                vm.activated(certificate);
-                vm.running = true;
-                vm.thread.run_on();
-                self.tell_generation();
-            }
-            Ok(_) => {}
-            Err(error) => self.note(refusal(&error.kind(), &error), "verifiers"),
-        }
-        Ok(())
     }
 }
 

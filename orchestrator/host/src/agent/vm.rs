@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_attest::group::GroupConfig;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::id::{Generation, PlatformClass, Slot, StatementDigest, VmId};
 use quorate_attest::key::PublicKey;
 use quorate_attest::merkle::{Frontier, Sha256Tree};
@@ -69,7 +69,11 @@ impl Vm {
     ///
     /// # Errors
     /// The image is refused, or KVM is not available.
-    pub fn genesis(register: Register, group: &GroupConfig, agent: &AgentHandle) -> Result<Self, VmFailure> {
+    pub fn genesis(
+        register: Register,
+        group: &Arc<GroupChain>,
+        agent: &AgentHandle,
+    ) -> Result<Self, VmFailure> {
         let image = admit(&register)?;
         let memory = register.spec.memory_bytes;
         let execution = Execution::genesis(&image, memory).map_err(|e| VmFailure::of(e.kind(), e))?;
@@ -86,7 +90,7 @@ impl Vm {
         register: Arc<Register>,
         execution: Execution,
         pages: PageSnapshot,
-        group: &GroupConfig,
+        group: &Arc<GroupChain>,
         agent: &AgentHandle,
         host: PublicKey,
     ) -> Result<Self, VmFailure> {
@@ -105,7 +109,7 @@ impl Vm {
             platform: platform::PlatformClass::detect().0,
             thread,
             window: Arc::new(Window::default()),
-            pipeline: Pipeline::new(group.clone(), None),
+            pipeline: Pipeline::new(Arc::clone(group), None),
             generation: Generation(0),
             host,
             activation: watch::channel(None).0,

@@ -4,20 +4,25 @@
 //!
 //! 1. the generation is not below the highest one that was proved (`FencedGeneration`);
 //! 2. under the `Certified` policy there is a certificate (`NoActivationCertificate`: nothing proves the generation);
-//! 3. the certificate holds for the group, epoch and VM the client expects, and names the answer's generation and slot;
+//! 3. the certificate holds for the group and VM the client expects, is of the newest epoch the client knows (`EpochRetired`,
+//!    `EpochUnlinked`), and names the answer's generation and slot;
 //! 4. the slot is newer than the head the client knew when it made the request (`StaleSlot`);
 //! 5. no other certificate for the same slot was seen (`ConflictingCertificates`);
 //! 6. the output is a leaf under the certified output root (`ProofInvalid`);
 //! 7. the output replies to this request: client, sequence and nonce (`NonceReused`).
 //!
 //! Only then does the head move forward.
+//!
+//! An answer is always a new slot, a repeated reply too. So who knows that an epoch has ended believes no answer of it,
+//! however many of its members sign: they could continue the VM from its last slot in that epoch on. A client that does
+//! not know the newest epoch yet refuses answers until it gets the link.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_attest::VerifyError;
 use quorate_attest::encoding::{Bounded, DecodeError};
-use quorate_attest::group::GroupConfig;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::id::{Generation, Slot, VmId};
 use quorate_attest::merkle::{ProofError, Sha256Tree, TreeHash, verify_inclusion};
 use quorate_attest::request::{Reply, Request};
@@ -119,7 +124,7 @@ impl AnswerRefused {
 /// What a client knows about a VM, and the rules it judges answers by.
 #[derive(Debug)]
 pub struct AnswerCheck {
-    group: Arc<GroupConfig>,
+    group: Arc<GroupChain>,
     vm: VmId,
     certified_only: bool,
     head: Head,
@@ -129,7 +134,7 @@ pub struct AnswerCheck {
 
 impl AnswerCheck {
     /// Knows nothing but what the VM is and which group vouches for it.
-    pub fn new(group: Arc<GroupConfig>, spec: &VmSpec) -> Self {
+    pub fn new(group: Arc<GroupChain>, spec: &VmSpec) -> Self {
         Self {
             group,
             vm: spec.id(),
@@ -186,8 +191,11 @@ impl AnswerCheck {
     /// # Errors
     /// It is not of this VM and group, has no quorum, or an older generation.
     pub fn activated(&mut self, certificate: &ActivationCertificate) -> Result<(), AnswerRefused> {
-        certificate.verify(&self.group, &self.group.expect(self.vm, Kind::ACTIVATE), None)?;
-        let got = certificate.activation.generation;
+        let activation = &certificate.activation;
+        // What began in an earlier epoch goes on in this one.
+        let members = self.group.past(activation.group, activation.epoch)?;
+        certificate.verify(members, &members.expect(self.vm, Kind::ACTIVATE), None)?;
+        let got = activation.generation;
         if got < self.head.generation {
             return Err(AnswerRefused::FencedGeneration { have: self.head.generation, got });
         }
@@ -212,7 +220,8 @@ impl AnswerCheck {
         }
         // Many outputs come under one certificate: equal bytes need no second verification.
         if self.certificates.get(&place) != Some(certificate) {
-            certificate.verify(&self.group, &self.group.expect(self.vm, Kind::SLOT_SAMPLED))?;
+            let members = self.group.fresh(statement.group, statement.epoch)?;
+            certificate.verify(members, &members.expect(self.vm, Kind::SLOT_SAMPLED))?;
         }
         Ok(())
     }

@@ -12,7 +12,9 @@ use quorate_transport::{Connection, Endpoint, Exchange, Members, Role, Transport
 use quorate_verifier::protocol::Refused;
 use tokio::sync::Mutex;
 
-use crate::protocol::{Export, FromHost, Migrate, Progress, Report, Start, Status, StatusQuery, ToHost};
+use crate::protocol::{
+    Export, FromHost, Migrate, Progress, Recover, Report, Start, Status, StatusQuery, ToHost,
+};
 
 /// How long an operator's question may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -187,8 +189,8 @@ impl Operator {
     ///
     /// # Errors
     /// The host refuses or cannot be reached.
-    pub async fn recover(&self, host: usize, grant: DecisionCertificate) -> Result<(), HostError> {
-        match self.ask(host, &ToHost::Recover(grant)).await? {
+    pub async fn recover(&self, host: usize, order: Recover) -> Result<(), HostError> {
+        match self.ask(host, &ToHost::Recover(order)).await? {
             FromHost::Done(_) => Ok(()),
             other => Err(self.unexpected(host, other)),
         }
@@ -279,9 +281,17 @@ impl Operator {
         HostError::Transport { host: self.name(host), error }
     }
 
+    pub(super) fn refused(&self, host: usize, refused: Refused) -> HostError {
+        HostError::Refused { host: self.name(host), refused }
+    }
+
+    pub(super) fn late(&self, host: usize, limit: Duration) -> HostError {
+        HostError::Timeout { host: self.name(host), limit }
+    }
+
     fn unexpected(&self, host: usize, answer: FromHost) -> HostError {
         match answer {
-            FromHost::Refused(refused) => HostError::Refused { host: self.name(host), refused },
+            FromHost::Refused(refused) => self.refused(host, refused),
             _ => HostError::Unexpected { host: self.name(host) },
         }
     }

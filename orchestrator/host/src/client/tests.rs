@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use quorate_attest::encoding::Bounded;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::{GroupConfig, Host, Member};
 use quorate_attest::id::{
     CpuDigest, DeviceDigest, Epoch, Generation, GroupId, ImageDigest, InputRoot, Nonce, OperationId,
@@ -20,13 +21,14 @@ use quorate_attest::vm::{
 use super::check::AnswerCheck;
 use super::head::Head;
 use crate::protocol::Answer;
+use crate::testing::chain;
 
 fn key(number: u8) -> SecretKey {
     SecretKey::from_seed([number; 32])
 }
 
 struct World {
-    group: Arc<GroupConfig>,
+    group: Arc<GroupChain>,
     spec: VmSpec,
 }
 
@@ -59,7 +61,7 @@ impl World {
             host: key(40).public(),
             nonce: Nonce::from_bytes([2; 16]),
         };
-        Self { group: Arc::new(group), spec }
+        Self { group: chain(&group), spec }
     }
 
     fn check(&self) -> AnswerCheck {
@@ -247,8 +249,8 @@ fn certificate_of_another_vm_group_or_slot_is_refused() {
     let spec = VmSpec { nonce: Nonce::from_bytes([8; 16]), ..world.spec.clone() };
     let other_vm = World { spec, group: Arc::clone(&world.group) };
     assert_eq!(refused(&mut check, &request, &other_vm.answer(0, 3, &request)), "WrongVm");
-    let group = GroupConfig { name: "other".into(), ..(*world.group).clone() };
-    let other_group = World { group: Arc::new(group), spec: world.spec.clone() };
+    let group = GroupConfig { name: "other".into(), ..world.group.current().clone() };
+    let other_group = World { group: chain(&group), spec: world.spec.clone() };
     assert_eq!(refused(&mut check, &request, &other_group.answer(0, 3, &request)), "WrongCluster");
     let shifted = Answer { slot: Slot(4), ..world.answer(0, 3, &request) };
     assert_eq!(refused(&mut check, &request, &shifted), "WrongSlot");

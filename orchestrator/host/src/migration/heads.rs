@@ -9,9 +9,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_attest::group::GroupConfig;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::id::{Nonce, Slot, StatementDigest};
-use quorate_attest::statement::Kind;
 use quorate_attest::vm::{HeadAnswer, Proposal, SlotStatement};
 
 /// Why the heads speak against the handover.
@@ -52,7 +51,7 @@ impl HeadRefusal {
 /// Collects head answers for one handover.
 #[derive(Debug)]
 pub struct Heads {
-    group: Arc<GroupConfig>,
+    group: Arc<GroupChain>,
     nonce: Nonce,
     history: BTreeMap<Slot, StatementDigest>,
     last: SlotStatement,
@@ -63,7 +62,7 @@ impl Heads {
     /// `last` is the slot handed over, `history` the earlier slots that this host has verified, `nonce` the fresh value
     /// of this inquiry.
     pub fn new(
-        group: Arc<GroupConfig>,
+        group: Arc<GroupChain>,
         nonce: Nonce,
         last: SlotStatement,
         history: Vec<SlotStatement>,
@@ -78,8 +77,7 @@ impl Heads {
     /// of distinct verifiers answered and nothing speaks against the handover.
     pub fn add(&mut self, answer: &HeadAnswer) -> Result<bool, HeadRefusal> {
         let index = usize::from(answer.verifier);
-        let expected = self.group.expect(self.last.vm, Kind::HEAD);
-        let genuine = answer.verify(&self.group, &expected, &self.nonce).is_ok();
+        let genuine = answer.verify_fresh(&self.group, self.last.vm, &self.nonce).is_ok();
         if !genuine || index >= self.answered.len() {
             return Ok(self.is_quorum());
         }
@@ -118,17 +116,17 @@ impl Heads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{group, head, source, statement};
+    use crate::testing::{chain, group, head, source, statement};
 
     const NONCE: Nonce = Nonce::from_bytes([1; 16]);
 
-    fn heads(group: &Arc<GroupConfig>) -> Heads {
+    fn heads(group: &Arc<GroupChain>) -> Heads {
         Heads::new(Arc::clone(group), NONCE, statement(group, 8, 0), vec![statement(group, 7, 0)])
     }
 
     #[test]
     fn a_quorum_of_fresh_heads_without_anything_newer_agrees() {
-        let group = Arc::new(group(4, 1));
+        let group = chain(&group(4, 1));
         let mut heads = heads(&group);
         let answer = |index, slot| head(&group, index, NONCE, &statement(&group, slot, 0), &source());
         assert_eq!(heads.add(&answer(0, 8)), Ok(false));
@@ -139,7 +137,7 @@ mod tests {
 
     #[test]
     fn rollback_is_stale_when_one_verifier_shows_a_newer_slot_of_the_source() {
-        let group = Arc::new(group(4, 1));
+        let group = chain(&group(4, 1));
         let mut heads = heads(&group);
         let newer = head(&group, 2, NONCE, &statement(&group, 9, 0), &source());
         assert_eq!(heads.add(&newer), Err(HeadRefusal::Stale { have: Slot(9), got: Slot(8), verifier: 2 }));
@@ -147,7 +145,7 @@ mod tests {
 
     #[test]
     fn fork_is_evidence_against_the_source() {
-        let group = Arc::new(group(4, 1));
+        let group = chain(&group(4, 1));
         let mut heads = heads(&group);
         let forked = head(&group, 1, NONCE, &statement(&group, 7, 1), &source());
         assert_eq!(heads.add(&forked).map_err(|refusal| refusal.kind()), Err("EquivocationEvidence"));
@@ -155,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_replayed_head_of_another_nonce_does_not_count() {
-        let group = Arc::new(group(4, 1));
+        let group = chain(&group(4, 1));
         let mut heads = heads(&group);
         for index in 0..4 {
             let old = head(&group, index, Nonce::from_bytes([2; 16]), &statement(&group, 8, 0), &source());
@@ -165,7 +163,7 @@ mod tests {
 
     #[test]
     fn lying_verifiers_cannot_block_an_honest_migration_with_an_invented_slot() {
-        let group = Arc::new(group(4, 1));
+        let group = chain(&group(4, 1));
         let mut heads = heads(&group);
         let invented = {
             let mut statement = statement(&group, 99, 0);
@@ -183,7 +181,7 @@ mod tests {
     #[test]
     fn with_all_honest_heads_withheld_a_rollback_would_pass() {
         // One fault too many: 2 of 4 lie about their heads, so a quorum need not contain an honest one that knows.
-        let group = Arc::new(group(4, 1));
+        let group = chain(&group(4, 1));
         let mut heads = heads(&group);
         let answers = (0..3).map(|index| head(&group, index, NONCE, &statement(&group, 8, 0), &source()));
         let agreed = answers.map(|answer| heads.add(&answer)).last();

@@ -107,10 +107,15 @@ impl Cluster {
         let cluster = Self { folder, group: Arc::new(group), addresses, nodes };
         for index in 0..all {
             cluster.write(index, index >= n);
-            let status = cluster.command(index).arg("init").status().unwrap();
-            assert!(status.success(), "{status}");
         }
+        (0..n).for_each(|index| cluster.init(index));
         cluster
+    }
+
+    /// Makes a node's sign-log.
+    pub fn init(&self, index: u8) {
+        let status = self.command(index).arg("init").status().unwrap();
+        assert!(status.success(), "{status}");
     }
 
     /// The same, and all of them run.

@@ -28,6 +28,7 @@ fn a_change_of_the_group_lets_one_leave_and_another_join_and_loses_nothing() {
     let ordered = runtime.block_on(cluster.orderer().order(&change, LIMIT)).unwrap();
     assert_eq!(ordered.receipt.receipt.epoch, cluster.group.epoch, "an epoch's members certify its end");
     assert_eq!(cluster.wait(3), Some(0), "who leaves ends in order\n{}", cluster.log(3));
+    cluster.init(4);
     cluster.start(4);
     let orderer = cluster.orderer_of(&group, &operator(), Role::Operator);
     let after = runtime.block_on(order(&cluster, &orderer, 20..40));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use quorate_attest::group::GroupConfig;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::id::{Nonce, OperationId};
 use quorate_attest::vm::{Action, Activation, Decision, DecisionCertificate};
 use quorate_host::agent::AgentHandle;
@@ -100,7 +100,7 @@ fn own_word(view: &View<'_>) -> Option<Activate> {
 /// Asks every verifier for its vote and reports what each said.
 struct Election {
     attack: &'static str,
-    group: Arc<GroupConfig>,
+    group: Arc<GroupChain>,
     askers: Vec<Asker>,
     data_dir: PathBuf,
     agent: AgentHandle,

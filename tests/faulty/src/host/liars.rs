@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_attest::encoding::to_bytes;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::GroupConfig;
 use quorate_attest::id::Slot;
 use quorate_attest::statement::Kind;
@@ -103,7 +104,7 @@ impl Conduct for Equivocate {
 
 /// Gathers the second certificate.
 struct Second {
-    group: Arc<GroupConfig>,
+    group: Arc<GroupChain>,
     askers: Vec<Asker>,
     window: Arc<Window>,
     data_dir: PathBuf,

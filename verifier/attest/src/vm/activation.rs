@@ -124,6 +124,13 @@ impl Activation {
         self.to_statement().digest()
     }
 
+    /// Whether `other` begins the same generation with the same instance from the same slot. A group that changes its members
+    /// between the first vote and the last says so again in the new epoch; that makes no second instance of it.
+    pub fn is_same_instance(&self, other: &Self) -> bool {
+        let named = |it: &Self| (it.group, it.vm, it.generation, it.slot, it.statement, it.host, it.instance);
+        named(self) == named(other)
+    }
+
     /// A verifier's vote.
     pub fn sign(&self, verifier: &SecretKey) -> Signature {
         self.to_statement().sign(verifier)

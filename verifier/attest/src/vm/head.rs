@@ -16,6 +16,7 @@ use super::activation::Activation;
 use super::slot::{Attestation, Proposal, SlotStatement};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::{Bounded, to_bytes};
+use crate::epoch::GroupChain;
 use crate::error::{Signer, VerifyError};
 use crate::group::GroupConfig;
 use crate::id::{Epoch, Generation, GroupId, Nonce, VmId};
@@ -82,8 +83,43 @@ impl HeadAnswer {
     }
 
     /// Checks that this answers the question `nonce` about `expected.instance`, the signature, and that everything
-    /// inside is signed, about that VM, and by that verifier.
+    /// inside is signed, about that VM, and by that verifier. For who knows one epoch of the group only.
     pub fn verify(&self, group: &GroupConfig, expected: &Expected, nonce: &Nonce) -> Result<(), VerifyError> {
+        self.verify_answer(group, expected, nonce)?;
+        if let Some(proposal) = &self.proposal {
+            proposal.statement.check(expected)?;
+        }
+        if let Some(vote) = &self.vote {
+            expected.check_scope(vote.group, vote.epoch, vote.vm)?;
+        }
+        self.verify_slot(group, group)?;
+        self.verify_vote(group)
+    }
+
+    /// Like [`Self::verify`] for an answer of the current epoch, whose slot and vote may be older.
+    pub fn verify_fresh(&self, chain: &GroupChain, vm: VmId, nonce: &Nonce) -> Result<(), VerifyError> {
+        self.verify_answer(chain, &chain.expect(vm, Kind::HEAD), nonce)?;
+        let mut members = chain.current();
+        if let Some(SlotStatement { group, epoch, vm: got, .. }) =
+            self.proposal.as_ref().map(|p| &p.statement)
+        {
+            members = chain.past(*group, *epoch)?;
+            members.expect(vm, Kind::PROPOSAL).check_scope(*group, *epoch, *got)?;
+        }
+        if let Some(vote) = &self.vote {
+            let voters = chain.past(vote.group, vote.epoch)?;
+            voters.expect(vm, Kind::ACTIVATE).check_scope(vote.group, vote.epoch, vote.vm)?;
+        }
+        self.verify_slot(chain, members)?;
+        self.verify_vote(chain)
+    }
+
+    fn verify_answer(
+        &self,
+        group: &GroupConfig,
+        expected: &Expected,
+        nonce: &Nonce,
+    ) -> Result<(), VerifyError> {
         expected.check(&self.to_statement(expected.group, expected.epoch))?;
         if expected.epoch != group.epoch {
             return Err(VerifyError::WrongEpoch { want: expected.epoch, got: group.epoch });
@@ -93,32 +129,30 @@ impl HeadAnswer {
         }
         let key = group.member(self.verifier)?.vote_key;
         key.verify(&self.to_statement(expected.group, expected.epoch).encode(), &self.signature)
-            .map_err(|error| VerifyError::signature(Signer::Verifier(self.verifier), error))?;
-        self.verify_slot(group, expected)?;
-        self.verify_vote(group, expected)
+            .map_err(|error| VerifyError::signature(Signer::Verifier(self.verifier), error))
     }
 
-    fn verify_slot(&self, group: &GroupConfig, expected: &Expected) -> Result<(), VerifyError> {
+    /// `members` are those of the slot's epoch. A member keeps its name from epoch to epoch, whatever becomes of its keys.
+    fn verify_slot(&self, group: &GroupConfig, members: &GroupConfig) -> Result<(), VerifyError> {
         match (&self.proposal, &self.attestation) {
             (None, None) => Ok(()),
             (Some(proposal), Some(attestation)) => {
-                proposal.statement.check(expected)?;
                 proposal.verify()?;
-                if attestation.verifier != self.verifier {
+                if members.member(attestation.verifier)?.name != group.member(self.verifier)?.name {
                     return Err(VerifyError::Inconsistent { reason: "attestation of another verifier" });
                 }
-                attestation.verify(group, &proposal.statement)
+                attestation.verify(members, &proposal.statement)
             }
             _ => Err(VerifyError::Inconsistent { reason: "a proposal and its attestation belong together" }),
         }
     }
 
-    fn verify_vote(&self, group: &GroupConfig, expected: &Expected) -> Result<(), VerifyError> {
+    /// The vote is signed with the key of who answers, also where it was given in an earlier epoch.
+    fn verify_vote(&self, group: &GroupConfig) -> Result<(), VerifyError> {
         match (&self.vote, &self.vote_signature) {
             (None, None) if self.generation == Generation::ZERO => Ok(()),
             (None, None) => Err(VerifyError::Inconsistent { reason: "a later generation needs its vote" }),
             (Some(vote), Some(signature)) => {
-                expected.check_scope(vote.group, vote.epoch, vote.vm)?;
                 if vote.generation != self.generation {
                     return Err(VerifyError::Inconsistent { reason: "vote for another generation" });
                 }

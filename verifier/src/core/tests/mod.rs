@@ -2,6 +2,7 @@
 
 mod activation;
 mod catching_up;
+mod epochs;
 pub(crate) mod model;
 mod properties;
 mod proposals;

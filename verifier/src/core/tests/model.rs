@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use quorate_attest::encoding::to_bytes;
+use quorate_attest::epoch::{EpochLink, EpochLinkTally, GroupChain};
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::{
     CpuDigest, DeviceDigest, Epoch, Generation, GroupId, ImageDigest, InputRoot, Nonce, OperationId,
@@ -379,13 +380,33 @@ pub struct Verifier {
 }
 
 pub fn context(group: &GroupConfig, index: u16, mode: Mode) -> Arc<Context> {
+    context_in(&GroupChain::from_checkpoint(group.clone()).unwrap(), index, mode, vote_key(index))
+}
+
+/// The next epoch of a group: `change` is signed by all members of both.
+pub fn next_epoch(chain: &GroupChain, change: impl FnOnce(&mut GroupConfig)) -> GroupChain {
+    let before = chain.current();
+    let (epoch, genesis) = (before.epoch.next().unwrap(), Some(chain.id()));
+    let mut config = GroupConfig { epoch, genesis, ..before.clone() };
+    change(&mut config);
+    let statement = EpochLink::statement(&config, before.digest());
+    let mut tally = EpochLinkTally::new(before, config).unwrap();
+    // Who is a member of neither is refused and counts for nothing.
+    (0..20).for_each(|index| drop(tally.add(&vote_key(index).public(), statement.sign(&vote_key(index)))));
+    let mut next = chain.clone();
+    next.advance(tally.link().unwrap()).unwrap();
+    next
+}
+
+pub fn context_in(chain: &GroupChain, index: u16, mode: Mode, vote_key: SecretKey) -> Arc<Context> {
+    let group = chain;
     Arc::new(Context {
         group_id: group.id(),
-        orchestrators: orchestrators(),
+        orchestrators: GroupChain::from_checkpoint(orchestrators()).unwrap(),
         signer: Signer::new(
             index,
             group.cosigner(index).unwrap().name().to_owned(),
-            vote_key(index),
+            vote_key,
             key(130 + index as u8),
         ),
         group: group.clone(),
@@ -431,6 +452,13 @@ impl Verifier {
     /// The process is killed and started again: what is left is what was durable.
     pub fn restart(self) -> Self {
         Self { served: self.served, ..Self::restored(self.context, self.records) }
+    }
+
+    /// The process is started again in another epoch of the group.
+    pub fn restart_in(self, chain: &GroupChain) -> Self {
+        let (index, mode) = (self.context.signer.index(), self.context.mode);
+        let context = context_in(chain, index, mode, vote_key(index));
+        Self { served: self.served, ..Self::restored(context, self.records) }
     }
 
     /// Feeds one message and performs all effects. Pages of a challenge come from `pages`.

@@ -44,6 +44,17 @@ pub struct Abort {
 }
 
 #[derive(Debug, Args)]
+pub struct Recover {
+    /// Name or id.
+    vm: String,
+    /// Host that goes on with it.
+    #[arg(long)]
+    host: String,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, Args)]
 pub struct Delete {
     /// Name or id.
     vm: String,
@@ -91,6 +102,28 @@ pub async fn abort(arguments: &Abort, output: &Output) -> Result<u8, Failure> {
     client.order(&Command::Abort { vm, migration, evidence: AbortEvidence::NotStopped }).await?;
     output.object(&json!({"result": "aborted", "vm": vm.to_string(), "migration": migration.to_string()}));
     output.line(&format!("the migration of {} is aborted", record.spec.name));
+    Ok(exit::OK)
+}
+
+/// Starts a VM again elsewhere.
+pub async fn recover(arguments: &Recover, output: &Output) -> Result<u8, Failure> {
+    let (folder, client) = arguments.access.open()?;
+    let (vm, record) = find(&client, &arguments.vm).await?;
+    let (_, host) = host_of(&folder, &arguments.host)?;
+    let recovered = client.recover(vm, host).await?;
+    for left in &recovered.left {
+        output.line(&format!("  left behind, certified by nobody: {left}"));
+    }
+    let (generation, slot) = (recovered.generation.get(), recovered.slot.get());
+    let left: Vec<_> = recovered.left.iter().map(ToString::to_string).collect();
+    output.object(&json!({
+        "result": "recovered", "vm": vm.to_string(), "host": arguments.host, "generation": generation, "slot": slot,
+        "attestations_completed": recovered.completed, "left_behind": left,
+    }));
+    output.line(&format!(
+        "{} goes on at {} from slot {slot}, as generation {generation}",
+        record.spec.name, arguments.host
+    ));
     Ok(exit::OK)
 }
 

@@ -29,7 +29,8 @@ pub struct Arguments {
 /// Runs the command.
 pub async fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
     let (folder, client) = arguments.access.open()?;
-    let (vm, record) = find(&client, &arguments.vm).await?;
+    let (vm, _) = find(&client, &arguments.vm).await?;
+    let record = client.settled(vm).await?;
     let (_, destination) = host_of(&folder, &arguments.to)?;
     let from = host_name(&folder, &record.host);
     if record.host == destination {

@@ -22,7 +22,7 @@ use crate::output::Output;
 #[derive(Clone, Debug, Args)]
 pub struct Access {
     /// Folder of the cluster.
-    #[arg(long = "cluster", env = "QUORATE_CLUSTER", default_value = DEFAULT_FOLDER, value_name = "DIR")]
+    #[arg(long = "cluster", env = "QUORATE_CLUSTER", default_value = DEFAULT_FOLDER, value_name = "DIR", global = true)]
     folder: PathBuf,
 }
 
@@ -60,6 +60,8 @@ pub enum Command {
     Migrate(migrate::Arguments),
     /// Ends a migration that nobody finishes, so that another can begin.
     Abort(change::Abort),
+    /// Goes on with a VM on another host when its own is lost, from the newest certified slot.
+    Recover(change::Recover),
     /// Removes a VM from the registry.
     Delete(change::Delete),
 }
@@ -76,6 +78,7 @@ pub fn run(command: &Command, output: &Output) -> Result<u8, Failure> {
             Command::Call(arguments) => call::run(arguments, output).await,
             Command::Migrate(arguments) => migrate::run(arguments, output).await,
             Command::Abort(arguments) => change::abort(arguments, output).await,
+            Command::Recover(arguments) => change::recover(arguments, output).await,
             Command::Delete(arguments) => change::delete(arguments, output).await,
         }
     })
