@@ -133,26 +133,16 @@ async fn test_a_lost_index_is_built_again_and_a_damaged_one_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn test_a_folder_serves_one_process_and_one_group() {
-    let cluster = Cluster::start(1, &[]).await;
+    let mut cluster = Cluster::start(1, &[]).await;
     let local = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let endpoint = std::sync::Arc::new(support::endpoint(0, local, cluster.limits.clone()));
     let error = quorate_agreement::start(cluster.config(0), endpoint.clone()).await.err().unwrap();
     assert_eq!(error.kind(), "DataDirLocked", "{error}");
-    let config = cluster.config(0);
-    cluster.node(0).log.shutdown().await;
-    drop(cluster.nodes.into_iter().next());
+    cluster.stop(0).await;
     let mut other = support::group(1);
     other.name = "other".into();
-    let config = quorate_agreement::Config { group: std::sync::Arc::new(other), ..config };
-    // The log's last handle may go a moment later.
-    let deadline = tokio::time::Instant::now() + support::PATIENCE;
-    let error = loop {
-        let error = quorate_agreement::start(config.clone(), endpoint.clone()).await.err().unwrap();
-        if error.kind() != "DataDirLocked" || tokio::time::Instant::now() > deadline {
-            break error;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    };
+    let config = quorate_agreement::Config { group: std::sync::Arc::new(other), ..cluster.config(0) };
+    let error = quorate_agreement::start(config, endpoint).await.err().unwrap();
     assert_eq!(error.kind(), "WrongCluster", "{error}");
 }
 
