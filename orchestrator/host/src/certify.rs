@@ -100,7 +100,8 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{attestation, chain, group, statement};
+    use crate::testing::{attestation, chain, group, next_epoch, statement, verifier};
+    use quorate_attest::vm::Mode;
 
     #[test]
     fn outputs_are_released_with_the_certificate_and_not_before() {
@@ -118,6 +119,32 @@ mod tests {
             pipeline.attested(Slot(5), attestation(&slot, 1)).unwrap().is_none(),
             "a late vote changes nothing"
         );
+    }
+
+    #[test]
+    fn slots_of_an_epoch_that_ended_are_certified_by_its_members_and_new_ones_by_the_new_members() {
+        let before = chain(&group(4, 1));
+        let after = next_epoch(&before, |config| config.members[0].vote_key = verifier(9).public());
+        let mut pipeline = Pipeline::new(Arc::clone(&after), None);
+        let (last, first) = (statement(&before, 5, 0), statement(&after, 6, 0));
+        pipeline.propose(last.clone(), Vec::new()).unwrap();
+        pipeline.propose(first.clone(), Vec::new()).unwrap();
+        let new_key = |statement| Attestation::sign(statement, 0, Mode::Replayed, &verifier(9));
+        let kind = |result: Result<Option<Certified>, VerifyError>| result.map(|_| ()).map_err(|e| e.kind());
+        assert_eq!(kind(pipeline.attested(Slot(5), new_key(&last))), Err("BadSignature"));
+        assert_eq!(kind(pipeline.attested(Slot(6), attestation(&first, 0))), Err("BadSignature"));
+        for index in 0..3 {
+            pipeline.attested(Slot(5), attestation(&last, index)).unwrap();
+        }
+        assert_eq!(pipeline.certified(), Some(Slot(5)));
+        pipeline.attested(Slot(6), new_key(&first)).unwrap();
+        pipeline.attested(Slot(6), attestation(&first, 1)).unwrap();
+        pipeline.attested(Slot(6), attestation(&first, 2)).unwrap();
+        assert_eq!(pipeline.certified(), Some(Slot(6)));
+        let unknown =
+            statement(&next_epoch(&after, |config| config.operators.push(verifier(8).public())), 7, 0);
+        let error = pipeline.propose(unknown, Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), "EpochUnlinked");
     }
 
     #[test]

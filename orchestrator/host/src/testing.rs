@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_attest::epoch::GroupChain;
+use quorate_attest::epoch::{EpochLink, EpochLinkTally, GroupChain};
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::{
     CpuDigest, DeviceDigest, Epoch, Generation, ImageDigest, InputRoot, Nonce, OutputRoot, PageRoot,
@@ -51,6 +51,21 @@ pub fn group(n: u16, f: u64) -> GroupConfig {
 /// The group without any epoch before.
 pub fn chain(group: &GroupConfig) -> Arc<GroupChain> {
     Arc::new(GroupChain::from_checkpoint(group.clone()).unwrap())
+}
+
+/// One epoch more, which all verifiers of both sign.
+pub fn next_epoch(chain: &GroupChain, change: impl FnOnce(&mut GroupConfig)) -> Arc<GroupChain> {
+    let before = chain.current();
+    let (epoch, genesis) = (Epoch(before.epoch.0 + 1), Some(chain.id()));
+    let mut config = GroupConfig { epoch, genesis, ..before.clone() };
+    change(&mut config);
+    let statement = EpochLink::statement(&config, before.digest());
+    let mut tally = EpochLinkTally::new(before, config).unwrap();
+    // Who is a member of neither is refused and counts for nothing.
+    (0..20).for_each(|index| drop(tally.add(&verifier(index).public(), statement.sign(&verifier(index)))));
+    let mut chain = chain.clone();
+    chain.advance(tally.link().unwrap()).unwrap();
+    Arc::new(chain)
 }
 
 /// A VM of the source host.

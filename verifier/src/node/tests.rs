@@ -149,7 +149,7 @@ fn sign_log_goes_on_in_later_epochs_under_its_members_name_and_never_back() {
     let registered = Record::Registered { spec: run.spec.clone() };
     journal.append(&[(run.vm(), registered)], || {}).unwrap();
     let mut core = core_of(&journal, &before);
-    let (propose, refused) = (run.next(&inputs(1)), "SignStateMissing");
+    let (propose, refused) = (run.next(&[]), "SignStateMissing");
     perform(&mut core, &mut journal, &propose).unwrap();
 
     let after = context_in(&rotated, 0, Mode::Replayed, vote_key(10));

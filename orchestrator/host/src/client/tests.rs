@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use quorate_attest::encoding::Bounded;
-use quorate_attest::epoch::GroupChain;
+use quorate_attest::epoch::{EpochLink, EpochLinkTally, GroupChain};
 use quorate_attest::group::{GroupConfig, Host, Member};
 use quorate_attest::id::{
     CpuDigest, DeviceDigest, Epoch, Generation, GroupId, ImageDigest, InputRoot, Nonce, OperationId,
@@ -256,6 +256,36 @@ fn certificate_of_another_vm_group_or_slot_is_refused() {
     assert_eq!(refused(&mut check, &request, &shifted), "WrongSlot");
     let raised = Answer { generation: Generation(1), ..world.answer(0, 3, &request) };
     assert_eq!(refused(&mut check, &request, &raised), "WrongSlot");
+}
+
+#[test]
+fn answers_of_an_epoch_that_ended_or_is_not_known_are_refused_and_activations_of_the_past_are_followed() {
+    let before = World::new(OutputPolicy::Certified);
+    let link = |chain: &GroupChain| {
+        let (epoch, genesis) = (Epoch(chain.epoch.0 + 1), Some(chain.id()));
+        let mut config = GroupConfig { epoch, genesis, ..chain.current().clone() };
+        config.operators.push(key(51).public());
+        let statement = EpochLink::statement(&config, chain.digest());
+        let mut tally = EpochLinkTally::new(chain, config).unwrap();
+        for number in 10..13 {
+            tally.add(&key(number).public(), statement.sign(&key(number))).unwrap();
+        }
+        let mut next = chain.clone();
+        next.advance(tally.link().unwrap()).unwrap();
+        Arc::new(next)
+    };
+    let after = World { group: link(&before.group), spec: before.spec.clone() };
+    let request = before.request(1);
+    let (old, new) = (before.answer(0, 3, &request), after.answer(0, 4, &request));
+    let mut stale = before.check();
+    assert_eq!(refused(&mut stale, &request, &new), "EpochUnlinked");
+    let mut check = after.check();
+    assert_eq!(refused(&mut check, &request, &old), "EpochRetired");
+    check.check(&request, None, &new).unwrap();
+    assert_eq!(refused(&mut check, &request, &before.answer(0, 9, &request)), "EpochRetired");
+    let began = before.activation(1, 3);
+    check.activated(&began).unwrap();
+    assert_eq!(check.head().generation, Generation(1));
 }
 
 #[test]

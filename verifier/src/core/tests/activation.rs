@@ -129,7 +129,7 @@ fn grant_does_not_serve_another_vm_generation_slot_host_group_or_epoch() {
         (Decision { action: at(1, &host_b()), ..decision.clone() }, "WrongSlot"),
         (Decision { action: at(2, &host_a()), ..decision.clone() }, "KeyRoleMismatch"),
         (Decision { group: run.group.id(), ..decision.clone() }, "WrongCluster"),
-        (Decision { epoch: Epoch(3), ..decision.clone() }, "WrongEpoch"),
+        (Decision { epoch: Epoch(3), ..decision.clone() }, "EpochUnlinked"),
     ];
     for (other, want) in other {
         assert_eq!(verdict(&run, other, &[0, 1, 2]), want);

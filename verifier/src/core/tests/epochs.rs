@@ -15,8 +15,8 @@ fn world() -> (GroupChain, GroupChain, HostRun, Vec<Verifier>) {
     let mut run = HostRun::new(&first, spec());
     let mut verifiers: Vec<_> =
         (0..4).map(|index| Verifier::new(&first, index, Mode::Replayed, &run.spec)).collect();
-    for _ in 0..3 {
-        let propose = run.next(&inputs(2));
+    for slot in 0..3 {
+        let propose = run.next(&inputs(if slot == 0 { 0 } else { 2 }));
         verifiers.iter_mut().for_each(|verifier| drop(attested(verifier.propose(&propose))));
     }
     (first, second, run, verifiers)
@@ -24,6 +24,15 @@ fn world() -> (GroupChain, GroupChain, HostRun, Vec<Verifier>) {
 
 fn in_epoch(run: &HostRun, group: &GroupConfig) -> HostRun {
     HostRun { group: group.clone(), ..run.clone() }
+}
+
+/// The process is started again in an epoch, and gets the state of its newest slot back from the host.
+fn restarted(verifier: Verifier, chain: &GroupChain, run: &HostRun) -> Verifier {
+    let mut verifier = verifier.restart_in(chain);
+    verifier.served = Some(run.state.clone());
+    let offer = run.offer(run.chain.len(), None);
+    assert_eq!(kind(&verifier.ask(ToVerifier::StateOffer(offer))), "(Done)");
+    verifier
 }
 
 fn offer(run: &HostRun, from: usize, signed_by: &GroupConfig) -> ToVerifier {
@@ -35,7 +44,7 @@ fn offer(run: &HostRun, from: usize, signed_by: &GroupConfig) -> ToVerifier {
 fn old_epoch_quorum_cannot_sign_a_new_slot() {
     let (first, second, run, mut verifiers) = world();
     let (mut old, mut new) = (run.clone(), in_epoch(&run, &second));
-    let mut verifier = verifiers.remove(0).restart_in(&second);
+    let mut verifier = restarted(verifiers.remove(0), &second, &run);
     let late = old.next(&inputs(1));
     assert_eq!(kind(&verifier.propose(&late)), "EpochRetired");
     attested(verifier.propose(&new.next(&inputs(2))));
@@ -98,7 +107,7 @@ fn newest_slot_of_the_old_epoch_stays_certified_and_is_only_repeated() {
     // One verifier slept: it gets what the others certified in the epoch that ended.
     let mut asleep = Verifier::new(&first, 3, Mode::Replayed, &run.spec).restart_in(&second);
     for (verifier, before) in verifiers.into_iter().zip(before) {
-        let mut verifier = verifier.restart_in(&second);
+        let mut verifier = restarted(verifier, &second, &run);
         assert_eq!(attested(verifier.propose(&newest)), before);
         let mut fork = in_epoch(&run, &second);
         let other = fork.forged(&newest, |statement| statement.epoch = second.epoch);
@@ -134,7 +143,7 @@ fn migration_goes_on_when_the_epoch_changes_at_any_step() {
             assert_eq!(kind(&verifiers[0].ask(ToVerifier::Activated(certificate))), "(Done)");
         }
         let mut verifiers: Vec<_> =
-            verifiers.into_iter().map(|verifier| verifier.restart_in(&second)).collect();
+            verifiers.into_iter().map(|verifier| restarted(verifier, &second, &run)).collect();
         let again = asked(&second);
         let mut tally = ActivationTally::new(&second, again.activation.clone(), again.grant.clone()).unwrap();
         for (index, verifier) in verifiers.iter_mut().enumerate().skip(usize::from(voted_before == 4)) {

@@ -302,9 +302,10 @@ fn statement_of_another_group_epoch_or_vm_is_refused() {
     let (mut verifier, mut run) = at_slot_1();
     let propose = run.next(&[]);
     type Change = fn(&mut SlotStatement);
-    let changes: [(&str, Change); 3] = [
+    let changes: [(&str, Change); 4] = [
         ("WrongCluster", |s| s.group = GroupId::from_bytes([1; 32])),
-        ("WrongEpoch", |s| s.epoch = Epoch(6)),
+        ("EpochUnlinked", |s| s.epoch = Epoch(6)),
+        ("EpochRetired", |s| s.epoch = Epoch(4)),
         ("WrongVm", |s| s.vm = VmId::from_bytes([1; 32])),
     ];
     for (want, change) in changes {

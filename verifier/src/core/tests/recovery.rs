@@ -138,7 +138,7 @@ fn nobody_gets_a_state_without_a_grant_that_names_them_and_this_slot() {
     let migrate = Action::Migrate { source: host_a().public(), destination: host_b().public() };
     assert_eq!(kind(ask(&verifier, &run, &host_b(), |d| d.action = migrate)), "NoActivationCertificate");
     assert_eq!(kind(ask(&verifier, &run, &host_b(), |d| d.generation = Generation(0))), "FencedGeneration");
-    assert_eq!(kind(ask(&verifier, &run, &host_b(), |d| d.epoch = run.group.epoch)), "WrongEpoch");
+    assert_eq!(kind(ask(&verifier, &run, &host_b(), |d| d.epoch = run.group.epoch)), "EpochUnlinked");
     let grant_of =
         |slot: Slot, statement: StatementDigest| Action::Grant { slot, statement, host: host_b().public() };
     let (head, digest) = (run.head().slot, run.head().digest());
