@@ -19,7 +19,7 @@ use quorate_control::Which;
 use quorate_verifier::config::chain_files::write_links;
 use quorate_verifier::key_file;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::cluster::{Folder, NodeRole, supervisor};
 use crate::control_client::ControlClient;
@@ -29,6 +29,8 @@ use crate::output::Output;
 
 /// Time for a node to end and to be started again.
 const RESTART_LIMIT: Duration = Duration::from_secs(40);
+/// Time for the VMs to run again.
+const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Brings the folder and its running nodes to the newest epoch of `chain`; answers with the nodes that were started again.
@@ -62,7 +64,7 @@ pub async fn adopt(
         }
     }
     if which == Which::Verifiers {
-        settle(folder, client).await?;
+        settle(folder, client, output).await?;
     }
     Ok(restarted)
 }
@@ -115,25 +117,25 @@ async fn restart(root: &Path, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until every host that holds a VM knows whether it runs it, so that the next command finds it running.
-async fn settle(folder: &Folder, client: &ControlClient) -> Result<(), Failure> {
-    let deadline = Instant::now() + RESTART_LIMIT;
-    for (index, host) in folder.hosts().iter().enumerate() {
-        loop {
-            let asked = timeout(RESTART_LIMIT, client.operator().status(index)).await;
-            let settled = asked.is_ok_and(|status| {
-                status.is_ok_and(|status| {
-                    status.vm.is_none() || status.role != "relinquished" || status.active_instances > 0
-                })
-            });
-            if settled {
-                break;
+/// Waits until the registered VMs run again, so that the next command finds them running.
+async fn settle(folder: &Folder, client: &ControlClient, output: &Output) -> Result<(), Failure> {
+    let (hosts, deadline) = (folder.hosts(), Instant::now() + SETTLE_LIMIT);
+    for (vm, record) in client.vms().await? {
+        let Some(index) = hosts.iter().position(|host| host.key == record.host) else { continue };
+        let runs = async {
+            loop {
+                match client.operator().status(index).await {
+                    Ok(status) if status.vm == Some(vm) && status.active_instances > 0 => break,
+                    _ => sleep(LOOK_EVERY).await,
+                }
             }
-            if Instant::now() > deadline {
-                let text = format!("{} does not run its VM in the new epoch yet", host.name);
-                return Err(Failure::new(exit::RETRY, "QuorumUnreachable", text));
-            }
-            sleep(LOOK_EVERY).await;
+        };
+        if timeout_at(deadline, runs).await.is_err() {
+            let name = &record.spec.name;
+            output.line(&format!(
+                "{name} does not run on {} yet: see `quorate vm show {name}`",
+                hosts[index].name
+            ));
         }
     }
     Ok(())

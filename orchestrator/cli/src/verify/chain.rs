@@ -9,7 +9,8 @@ use quorate_attest::key::PublicKey;
 use quorate_attest::merkle::{Frontier, Sha256Tree};
 use quorate_attest::statement::Kind;
 use quorate_attest::vm::{
-    ActivationCertificate, ConflictingCertificates, SlotCertificate, SlotStatement, statement_leaf,
+    Activation, ActivationCertificate, ConflictingCertificates, SlotCertificate, SlotStatement,
+    statement_leaf,
 };
 use quorate_verifier::core::{Evidence, check_link, measurement_of};
 use quorate_vmm::genesis::genesis;
@@ -138,6 +139,10 @@ fn check_links(
                 }
             }
         }
+        if let Some(ended) = before.filter(|before| before.epoch > next.epoch) {
+            let text = format!("slot {} is of epoch {}, after {}", next.slot, next.epoch, ended.epoch);
+            return Err(broken("EpochRetired", text));
+        }
         check_host(trust, group, before, next, activations).map_err(|(kind, text)| broken(kind, text))?;
         before = Some(next);
     }
@@ -169,9 +174,11 @@ fn check_host(
             let text = format!("nothing activates generation {after} at slot {slot}");
             return Err(("NoActivationCertificate", text));
         };
-        let expected = group.expect(next.vm, Kind::ACTIVATE);
+        let Activation { epoch, .. } = certificate.activation;
+        let members = trust.members(epoch).unwrap_or(group);
+        let expected = members.expect(next.vm, Kind::ACTIVATE);
         certificate
-            .verify(group, &expected, trust.orchestrators.as_ref())
+            .verify(members, &expected, trust.granters(certificate.grant.decision.epoch))
             .map_err(|error| (error.kind(), error.to_string()))?;
         (generation, host) = (after, certificate.activation.host);
     }

@@ -34,8 +34,8 @@ pub fn check(trust: &Trust, item: &Item) -> Result<Finding, Failure> {
 }
 
 fn slot(trust: &Trust, finding: Finding, certificate: &SlotCertificate) -> Result<Finding, Failure> {
-    let (group, expected) = trust.expect(trust.weakest)?;
     let statement = &certificate.statement;
+    let (group, expected) = trust.expect_in(trust.weakest, statement.epoch)?;
     let finding = finding.with(describe::slot(certificate, group));
     Ok(match certificate.verify(group, &expected) {
         Ok(verified) => {
@@ -54,10 +54,11 @@ fn activation(
     finding: Finding,
     certificate: &ActivationCertificate,
 ) -> Result<Finding, Failure> {
-    let (group, expected) = trust.expect(Kind::ACTIVATE)?;
+    let (group, expected) = trust.expect_in(Kind::ACTIVATE, certificate.activation.epoch)?;
     let finding = finding.with(describe::activation(certificate, group));
     // Without the orchestrators' file the verifiers' quorum vouches for the grant: they checked it before they voted.
-    if let Err(error) = certificate.verify(group, &expected, trust.orchestrators.as_ref()) {
+    if let Err(error) = certificate.verify(group, &expected, trust.granters(certificate.grant.decision.epoch))
+    {
         return Ok(finding.fails(error.kind(), error));
     }
     Ok(finding.holds(activation_summary(certificate, group)))
@@ -81,8 +82,8 @@ pub fn activation_summary(
 fn other(trust: &Trust, finding: Finding, certificate: &Certificate) -> Result<Finding, Failure> {
     let kind = certificate.statement.kind;
     let group = match kind {
-        Kind::RECEIPT | Kind::DECISION => trust.log_group()?,
-        _ => trust.group()?,
+        Kind::RECEIPT | Kind::DECISION => trust.log_members(certificate.statement.epoch)?,
+        _ => trust.members(certificate.statement.epoch)?,
     };
     // Where no VM is expected, the statement must be about none.
     let expected = group.expect(trust.vm.unwrap_or(LOG_INSTANCE), kind);
@@ -135,7 +136,7 @@ fn conflicting_activations(
         .and_then(|()| second.verify(group, &expected, None))
         .and_then(|()| {
             let same_generation = first.activation.generation == second.activation.generation;
-            match same_generation && first.activation != second.activation {
+            match same_generation && !first.activation.is_same_instance(&second.activation) {
                 true => Ok(format!("generation {} was begun in two ways", first.activation.generation)),
                 false => Err(VerifyError::NoConflict { reason: "one activation, or two generations" }),
             }

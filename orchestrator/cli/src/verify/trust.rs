@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use quorate_attest::encoding::Bounded;
+use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::GroupConfig;
-use quorate_attest::id::VmId;
+use quorate_attest::id::{Epoch, VmId};
 use quorate_attest::policy::Policy;
 use quorate_attest::statement::{Expected, Kind};
 use quorate_attest::vm::VmSpec;
 use quorate_guest_images::ALL;
-use quorate_verifier::config::group_file;
+use quorate_verifier::config::{GroupFiles, group_file};
 use quorate_vmm::Image;
 
 use super::super::exit;
@@ -24,10 +25,12 @@ use super::material::read_bytes;
 /// Everything a check may rely on.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// The group, where it is known.
+    /// The group in its newest epoch, where it is known.
     pub group: Option<GroupConfig>,
-    /// The orchestrators' group, where it is known: it grants generations.
+    /// The orchestrators' group in its newest epoch, where it is known: it grants generations.
     pub orchestrators: Option<GroupConfig>,
+    /// Earlier epochs of both, where `links/` beside their files leads on from them.
+    chains: [Option<GroupChain>; 2],
     /// The VM, where it is known.
     pub vm: Option<VmId>,
     /// Its specification, where it is known.
@@ -60,9 +63,11 @@ impl Trust {
             sources.push((*name).to_owned());
             Some(beside.join(name))
         };
-        let group = find(&arguments.group, &["group.toml"]).map(|path| read_group(&path)).transpose()?;
+        let chain = find(&arguments.group, &["group.toml"]).map(|path| read_group(&path)).transpose()?;
         let orchestrators = find(&arguments.orchestrators, &["orchestrators.toml"]);
-        let orchestrators = orchestrators.map(|path| read_group(&path)).transpose()?;
+        let chains = [chain, orchestrators.map(|path| read_group(&path)).transpose()?];
+        let [group, orchestrators] =
+            chains.each_ref().map(|chain| chain.as_ref().map(|chain| chain.current().clone()));
         let spec = find(&None, &["vm.spec"]).map(|path| read_spec(&path)).transpose()?;
         let policy = find(&arguments.policy, &["group.policy", "policy.txt"])
             .map(|path| read_policy(&path))
@@ -76,7 +81,20 @@ impl Trust {
         let statement = arguments.statement.as_deref().map(read_bytes).transpose()?;
         let weakest = if arguments.replayed_only { Kind::SLOT_REPLAYED } else { Kind::SLOT_SAMPLED };
         let (age, slot_min) = (arguments.not_older_than, arguments.min_slot);
-        Ok(Self { group, orchestrators, vm, spec, image, policy, statement, weakest, age, slot_min, sources })
+        Ok(Self {
+            group,
+            orchestrators,
+            chains,
+            vm,
+            spec,
+            image,
+            policy,
+            statement,
+            weakest,
+            age,
+            slot_min,
+            sources,
+        })
     }
 
     /// What a case states, and nothing else.
@@ -97,6 +115,7 @@ impl Trust {
         Ok(Self {
             group,
             orchestrators: None,
+            chains: [None, None],
             vm: case.vm,
             spec: None,
             image: None,
@@ -120,9 +139,31 @@ impl Trust {
         self.orchestrators.as_ref().map_or_else(|| self.group(), Ok)
     }
 
-    /// What is expected of a statement.
-    pub fn expect(&self, kind: Kind) -> Result<(&GroupConfig, Expected), Failure> {
+    /// The members of the ordered log in `epoch`, as [`Self::members`].
+    pub fn log_members(&self, epoch: Epoch) -> Result<&GroupConfig, Failure> {
+        self.granters(epoch).map_or_else(|| self.members(epoch), Ok)
+    }
+
+    /// The orchestrators of `epoch`, as [`Self::members`], where any are known.
+    pub fn granters(&self, epoch: Epoch) -> Option<&GroupConfig> {
+        let linked = self.chains[1].as_ref().and_then(|chain| chain.config(epoch).ok());
+        linked.or(self.orchestrators.as_ref())
+    }
+
+    /// The members that may have signed a statement of `epoch`. Where nothing links to it, the newest, who did not.
+    pub fn members(&self, epoch: Epoch) -> Result<&GroupConfig, Failure> {
         let group = self.group()?;
+        Ok(self.chains[0].as_ref().and_then(|chain| chain.config(epoch).ok()).unwrap_or(group))
+    }
+
+    /// What is expected of a statement of the newest epoch.
+    pub fn expect(&self, kind: Kind) -> Result<(&GroupConfig, Expected), Failure> {
+        self.expect_in(kind, self.group()?.epoch)
+    }
+
+    /// What is expected of a statement of `epoch`.
+    pub fn expect_in(&self, kind: Kind, epoch: Epoch) -> Result<(&GroupConfig, Expected), Failure> {
+        let group = self.members(epoch)?;
         let failure = || Failure::usage("nothing says which VM is expected");
         let vm = self.vm.ok_or_else(|| failure().next("name it with --vm ID (64 hexadecimal digits)"))?;
         Ok((group, group.expect(vm, kind)))
@@ -161,8 +202,11 @@ fn beside(paths: &[PathBuf]) -> PathBuf {
 }
 
 /// A configuration that cannot be understood is a wrong use of this command, not of a node.
-fn read_group(path: &Path) -> Result<GroupConfig, Failure> {
-    group_file::read(path).map_err(|problem| Failure::new(exit::USAGE, "BadConfig", problem.text))
+fn read_group(path: &Path) -> Result<GroupChain, Failure> {
+    let links = path.with_file_name("links");
+    let links = Some(links.as_path()).filter(|links| links.is_dir());
+    let files = GroupFiles { key: "group", links_key: "links", file: path, links, roots: None };
+    files.read().map_err(|problem| Failure::new(exit::USAGE, "BadConfig", problem.text))
 }
 
 fn read_spec(path: &Path) -> Result<VmSpec, Failure> {
