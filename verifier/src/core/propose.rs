@@ -44,16 +44,11 @@ impl VmCore {
     pub(super) fn propose(&mut self, now: u64, propose: Propose) -> Result<Vec<Effect>, Refusal> {
         let Propose { proposal, inputs } = propose;
         self.check_not_stopped()?;
-        let statement = &proposal.statement;
-        let generation = statement.body.generation;
-        // What is signed already is only repeated; everything else would be a new signature.
-        let signed = self.state.signed.as_ref().map(Signed::place) == Some((generation, statement.slot));
-        let group = &self.context.group;
-        let members = match signed {
-            true => group.past(statement.group, statement.epoch)?,
-            false => group.fresh(statement.group, statement.epoch)?,
-        };
+        let (statement, group) = (&proposal.statement, &self.context.group);
+        let fresh = group.fresh(statement.group, statement.epoch);
+        let members = group.past(statement.group, statement.epoch).or_else(|_| fresh.clone())?;
         statement.check(&members.expect(self.vm, Kind::PROPOSAL))?;
+        let generation = statement.body.generation;
         match generation.cmp(&self.state.generation) {
             Ordering::Less => {
                 return Err(Refusal::FencedGeneration { have: self.state.generation, got: generation });
@@ -62,7 +57,12 @@ impl VmCore {
             Ordering::Equal => {}
         }
         self.check_host(&proposal)?;
-        match self.place(&proposal.statement)? {
+        let place = self.place(statement)?;
+        // What is signed already is only repeated; everything else would be a new signature.
+        if !matches!(place, Place::Signed) {
+            fresh?;
+        }
+        match place {
             Place::Signed => Ok(self.asked_again(proposal)),
             Place::Above if self.must_adopt() => Ok(vec![need_state(self.state.chain.next())]),
             Place::Above => Ok(vec![behind(self.state.chain.next())]),
