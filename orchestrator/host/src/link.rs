@@ -300,7 +300,7 @@ impl Worker {
             }
             FromVerifier::NeedState(behind) => self.offer_state(connection, behind.next).await,
             // A host that comes back begins with slots that some verifiers have passed.
-            FromVerifier::Refused(refused) if refused.kind == "StaleSlot" && self.is_before_newest(slot) => {
+            FromVerifier::Refused(refused) if self.is_passed(slot, &refused) => {
                 Ok(Then::Next(Slot(slot.0.saturating_add(1))))
             }
             // Proposed before the members changed: who did not sign it then takes the state that the others certified.
@@ -317,8 +317,21 @@ impl Worker {
         newest.is_some_and(|(certificate, _)| certificate.statement.slot >= slot)
     }
 
-    fn is_before_newest(&self, slot: Slot) -> bool {
-        self.vm.window.newest().is_some_and(|newest| slot < newest)
+    /// Whether the verifier has passed a slot, and this host has newer ones: it is beyond the slot, or in the generation
+    /// of this host while the slot belongs to the one before.
+    fn is_passed(&self, slot: Slot, refused: &Refused) -> bool {
+        let earlier = || {
+            let statement = self.vm.window.statement(slot);
+            let activation = self.vm.activation.borrow();
+            let generation = activation.as_ref().map(|certificate| certificate.activation.generation);
+            statement.is_some_and(|statement| Some(statement.body.generation) < generation)
+        };
+        let passed = match refused.kind.as_str() {
+            "StaleSlot" => true,
+            "FencedGeneration" => earlier(),
+            _ => false,
+        };
+        passed && self.vm.window.newest().is_some_and(|newest| slot < newest)
     }
 
     /// Offers a state to a verifier whose next slot would be `next`: the newest certified one, or, where the verifier has
@@ -351,6 +364,9 @@ impl Worker {
         match ask_on(connection, self.peer.index, &ToVerifier::StateOffer(offer)).await? {
             FromVerifier::Done(_) => Ok(Then::Next(Slot(slot.0.saturating_add(1)))),
             FromVerifier::Behind(behind) => Ok(Then::Next(behind.next)),
+            FromVerifier::Refused(refused) if self.is_passed(slot, &refused) => {
+                Ok(Then::Next(Slot(slot.0.saturating_add(1))))
+            }
             FromVerifier::Refused(refused) => Ok(self.refused(slot, refused)),
             _ => Ok(Then::Pause),
         }
