@@ -260,3 +260,27 @@ impl Ledger for Index {
         read().map_err(|error| LedgerFailed(error.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn test_any_bytes_in_the_index_decode_to_what_encodes_to_them_or_are_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            if let Ok(position) = Position::decoded(&bytes) {
+                prop_assert_eq!(&to_bytes(&position), &bytes);
+            }
+            if let Ok(began) = Began::decoded(&bytes) {
+                prop_assert_eq!(&to_bytes(&began), &bytes);
+            }
+            if let Ok(entry) = entry(7, &bytes) {
+                prop_assert_eq!(entry.index, 7);
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use commonware_broadcast::{Broadcaster, buffered};
 use commonware_codec::{Decode, Encode};
 use commonware_consensus::Viewable;
-use commonware_consensus::simplex::elector::{Config as _, Elector, RoundRobin};
+use commonware_consensus::simplex::elector::{Elector, RoundRobin};
 use commonware_consensus::simplex::types::{Certificate, Notarize, Proposal, Vote};
 use commonware_consensus::types::{Epoch, Round};
 use commonware_cryptography::certificate::{Scheme as _, Verifier as _};
@@ -142,7 +142,7 @@ async fn equivocate(context: Context, world: World, member: u16) {
         let parent = match headers.get(&payload) {
             Some(header) => *header,
             None => match blocks.subscribe(payload).await {
-                Ok(block) => *block.header(),
+                Ok(block) => *block.inner().header(),
                 Err(_) => continue,
             },
         };

@@ -10,7 +10,7 @@ use commonware_cryptography::Signer;
 use commonware_cryptography::ed25519::PrivateKey;
 use commonware_p2p::simulated::{self, Link};
 use commonware_runtime::{Clock, Handle, Quota, Runner, Spawner, Supervisor, deterministic};
-use commonware_utils::{NZU32, NZUsize, Probability};
+use commonware_utils::{NZU32, NZUsize, Probability, probability};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use quorate_agreement_engine::application::{Rules, Shared};
@@ -89,9 +89,9 @@ where
     })
 }
 
-fn link(latency: Duration, jitter: Duration, loss: f64) -> Link {
-    let success = Probability::new(1.0 - loss.clamp(0.0, 1.0));
-    Link { latency, jitter, success_rate: success }
+fn link(latency: Duration, jitter: Duration, loss_percent: u64) -> Link {
+    let success = Probability::new(100 - loss_percent.min(100), 100);
+    Link { latency, jitter, success_rate: success.unwrap_or(probability!(1.0)) }
 }
 
 impl Cluster {
@@ -118,7 +118,7 @@ impl Cluster {
         };
         let world = World { oracle, committee, seeds, genesis, timing };
         let mut cluster = Self { context, world, running: BTreeMap::new(), starts: 0 };
-        cluster.connect(Duration::from_millis(10), Duration::from_millis(5), 0.0).await;
+        cluster.connect(Duration::from_millis(10), Duration::from_millis(5), 0).await;
         cluster
     }
 
@@ -127,12 +127,12 @@ impl Cluster {
         (0..n).flat_map(|from| (0..n).map(move |to| (from, to))).filter(|(from, to)| from != to).collect()
     }
 
-    /// Connects all members with all.
-    pub async fn connect(&mut self, latency: Duration, jitter: Duration, loss: f64) {
+    /// Connects all members with all; of a hundred messages `loss_percent` are lost.
+    pub async fn connect(&mut self, latency: Duration, jitter: Duration, loss_percent: u64) {
         for (from, to) in self.pairs() {
             self.cut(from, to).await;
             let (from, to) = (self.world.key(from), self.world.key(to));
-            let added = self.world.oracle.add_link(from, to, link(latency, jitter, loss)).await;
+            let added = self.world.oracle.add_link(from, to, link(latency, jitter, loss_percent)).await;
             added.unwrap_or_else(|error| panic!("the simulated network refuses a link: {error:?}"));
         }
     }

@@ -45,14 +45,14 @@ fn lossy(seed: u64) -> (Vec<Disk>, String) {
     run(seed, 4, async |mut cluster| {
         let disks: Vec<_> = (0..4).map(|_| Disk::default()).collect();
         start_honest(&mut cluster, &[0, 1, 2, 3], &disks).await;
-        cluster.connect(Duration::from_millis(10), Duration::from_millis(20), 0.1).await;
+        cluster.connect(Duration::from_millis(10), Duration::from_millis(20), 10).await;
         load(&cluster, &[0, 1, 2, 3], 0..30).await;
         cluster.crash(1).await;
         load(&cluster, &[0, 2, 3], 30..50).await;
         start_honest(&mut cluster, &[1], &disks).await;
         cluster.partition(&[2, 3]).await;
         load(&cluster, &[0, 3], 50..60).await;
-        cluster.connect(Duration::from_millis(10), Duration::from_millis(5), 0.0).await;
+        cluster.connect(Duration::from_millis(10), Duration::from_millis(5), 0).await;
         cluster.crash(1).await;
         start_honest(&mut cluster, &[1], &disks).await;
         cluster.sleep(Duration::from_secs(30)).await;
