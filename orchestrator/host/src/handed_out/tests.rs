@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use quorate_attest::group::Member;
+use quorate_attest::group::{GroupConfig, Member};
 use quorate_attest::id::{InputRoot, Nonce, OutputRoot, Slot, StatementDigest};
 use quorate_attest::key::SecretKey;
 use quorate_attest::vm::{InputPolicy, SlotStatement, VmSpec};

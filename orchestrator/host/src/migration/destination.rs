@@ -253,9 +253,14 @@ impl Destination {
         vec![Effect::CollectCertificate(slot), Effect::AskHeads(slot), Effect::PersistHandover]
     }
 
+    /// From here on the log decides: either it grants the generation, or it overrules this host.
+    fn waits_for_the_log(&self) -> bool {
+        self.durable && self.heads && !self.granted
+    }
+
     fn order_when_sound(&mut self) -> Vec<Effect> {
         match self.last {
-            Some(slot) if self.phase == Phase::Deciding && self.durable && self.heads && !self.granted => {
+            Some(slot) if self.phase == Phase::Deciding && self.waits_for_the_log() => {
                 let mut effects = vec![Effect::OrderHandover(slot)];
                 effects.extend(self.decide());
                 effects
@@ -281,15 +286,15 @@ impl Destination {
         }
     }
 
-    /// While votes are out, or may be out from before a restart, the destination asks again instead of declining: the VM
-    /// would stand still for longer, until the source has learned that this host does not want it.
+    /// While votes are out, or may be out from before a restart, and while the log has not decided, the destination asks
+    /// again instead of declining: the VM would stand still for longer, until the source has learned of it.
     fn time_out(&mut self, now_ms: u64) -> Vec<Effect> {
         match (self.phase, self.last) {
             (Phase::Voting, Some(slot)) => {
                 self.deadline_ms = now_ms.saturating_add(self.timeout_ms);
                 vec![Effect::RequestVotes(slot)]
             }
-            (Phase::Deciding, Some(slot)) if self.resumed => {
+            (Phase::Deciding, Some(slot)) if self.resumed || self.waits_for_the_log() => {
                 self.deadline_ms = now_ms.saturating_add(self.timeout_ms);
                 match (self.heads, self.granted) {
                     (false, _) => vec![Effect::AskHeads(slot)],

@@ -370,6 +370,27 @@ fn the_log_is_asked_once_the_handover_is_durable_and_nothing_newer_is_known() {
 }
 
 #[test]
+fn a_destination_declines_for_want_of_time_only_before_the_log_was_asked() {
+    use destination::Input::{HandoverDurable, HeadsAgree, Tick};
+    let handed = || {
+        let (mut destination, _) = Destination::begin(0, TIMEOUT_MS, Slot(5));
+        destination.step(0, destination::Input::Loaded);
+        destination.step(0, destination::Input::Slot(Slot(6)));
+        destination.step(0, destination::Input::Handover(Slot(6)));
+        destination.step(0, HandoverDurable);
+        destination
+    };
+    let effects = handed().step(TIMEOUT_MS, Tick);
+    assert_eq!(effects, [destination::Effect::Decline("PeerTimeout")]);
+    let mut destination = handed();
+    destination.step(0, HeadsAgree);
+    for round in 1..4 {
+        let effects = destination.step(round * TIMEOUT_MS, Tick);
+        assert_eq!(effects, [destination::Effect::OrderHandover(Slot(6))]);
+    }
+}
+
+#[test]
 fn a_destination_that_the_log_overrules_declines() {
     let (mut destination, _) = Destination::resume(0, TIMEOUT_MS, Slot(6));
     let effects = destination.step(0, destination::Input::Overruled);
