@@ -7,7 +7,7 @@ use quorate_attest::group::GroupConfig;
 use quorate_attest::id::{OperationId, to_hex};
 use quorate_attest::key::PublicKey;
 use quorate_attest::merkle::Digest;
-use quorate_attest::receipt::Receipt;
+use quorate_attest::receipt::{LOG_INSTANCE, Receipt};
 use quorate_attest::statement::{BODY_LIMIT, Kind, Statement};
 use quorate_attest::vm::{Action, ActivationCertificate, Mode, SlotBody, SlotCertificate, SlotStatement};
 use serde_json::{Value, json};
@@ -105,8 +105,11 @@ pub fn decision(statement: &Statement) -> Result<(OperationId, u64, Action), Ver
     Ok(from_bytes(&statement.body, BODY_LIMIT)?)
 }
 
-/// The receipt that a statement of that kind is; its log must end with its entry.
+/// The receipt that a statement of that kind is; it must be about no VM, and its log must end with its entry.
 pub fn receipt(statement: &Statement) -> Result<Receipt, VerifyError> {
+    if statement.instance != LOG_INSTANCE {
+        return Err(VerifyError::WrongVm { want: LOG_INSTANCE, got: statement.instance });
+    }
     type Body = (OperationId, Digest, (Digest, u64), Digest, u64);
     let (operation, result, (log_root, log_size), state_root, state_size) =
         from_bytes::<Body>(&statement.body, BODY_LIMIT)?;

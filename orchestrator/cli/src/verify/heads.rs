@@ -79,6 +79,7 @@ impl Logs {
         let newest = heads.last().map(|head| head.file.clone()).unwrap_or_default();
         let finding = Finding::new(&newest, "log").with(json!({"origin": origin, "heads": heads.len()}));
         match self.links(origin, &heads).and_then(|links| check_links(&heads, &links)) {
+            Ok(()) if heads.len() == 1 => finding.holds(format!("all heads of {origin} here are one")),
             Ok(()) => finding.holds(format!("{} heads of {origin} lie on one tree", heads.len())),
             Err((kind, text)) => finding.fails(kind, text),
         }
