@@ -171,7 +171,7 @@ impl Store {
         {
             let mut meta = write.open_table(META)?;
             let known = meta.get(GROUP)?.map(|bytes| bytes.value().to_vec());
-            match known.map(|bytes| <[u8; 32]>::try_from(bytes)) {
+            match known.map(<[u8; 32]>::try_from) {
                 None => {
                     meta.insert(GROUP, &group.as_bytes()[..])?;
                 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,9 +73,11 @@ impl Listener {
                 if tokio::net::UnixStream::connect(path).await.is_ok() {
                     return Err(io::ErrorKind::AddrInUse.into());
                 }
-                match std::fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
+                match std::fs::symlink_metadata(path) {
+                    // Only a socket that a killed process left behind; anything else is somebody's file.
+                    Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+                    Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+                    Err(_) => {}
                 }
                 let listener = UnixListener::bind(path)?;
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;

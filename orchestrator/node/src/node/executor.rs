@@ -46,12 +46,12 @@ async fn feed(shared: Arc<Shared>, mut entries: Entries, queue: Sender<Job>) {
     while let Some(entry) = entries.next().await {
         let entry = Entry { index: entry.index, operation: entry.operation };
         if queue.send(Job::Entry(entry)).await.is_err() {
-            return;
+            // Why it ended is known already, unless it panicked.
+            return shared.end(Fatal::new("ThreadFailed", "the executor has ended", exit::STORAGE));
         }
     }
     let status = shared.log.status();
-    let detail = status.failed.unwrap_or_else(|| "the log cannot be read".to_owned());
-    shared.end(Fatal::new("StorageSyncFailed", detail, exit::STORAGE));
+    shared.log_stopped(&status.failed.unwrap_or_else(|| "the log cannot be read".to_owned()));
 }
 
 struct Executor {

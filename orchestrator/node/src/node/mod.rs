@@ -147,6 +147,17 @@ impl Shared {
         let _ = self.fatal.send(fatal);
     }
 
+    /// Ends the node because its log has stopped for this reason.
+    fn log_stopped(&self, reason: &str) {
+        // The log says why in words only; two quorums that contradict each other are more than a broken disk.
+        let fatal = match reason.contains("conflicting certificates") {
+            true => Fatal::new("ConflictingCertificates", reason, exit::SAFETY),
+            false => Fatal::new("StorageSyncFailed", reason, exit::STORAGE),
+        };
+        self.never_sign_again(&fatal);
+        self.end(fatal);
+    }
+
     /// Offers an operation that was checked to the log.
     pub(crate) async fn submit(&self, operation: Vec<u8>) -> Result<(), Refusal> {
         match self.log.submit(operation).await {

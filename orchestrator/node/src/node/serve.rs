@@ -106,6 +106,7 @@ impl Shared {
             let replica = self.replica();
             replica.control().admit(&submission, replica.applied())?;
         }
+        self.rules.is_signed(&bytes);
         self.submit(bytes).await?;
         let answered = timeout(self.order_timeout, wait.answered()).await;
         let Some(applied) = answered.ok().flatten() else { return Ok(None) };

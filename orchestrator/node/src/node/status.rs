@@ -137,8 +137,9 @@ pub(crate) fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-/// Keeps the gauges up to date until the task is ended.
+/// Keeps the gauges up to date and ends the node when its log has stopped, until the task is ended.
 pub(super) async fn watch(shared: Arc<Shared>) {
+    let mut evidence = 0;
     loop {
         let log = shared.log.status();
         let metrics = &shared.metrics;
@@ -147,6 +148,13 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         metrics.quorum_reachable.set(u64::from(shared.is_quorum_connected()));
         metrics.waiting("mempool", log.pending);
         metrics.waiting("waiters", shared.waiters.len());
+        for _ in evidence..log.evidence {
+            metrics.evidence("DoubleVote");
+        }
+        evidence = log.evidence;
+        if let Some(reason) = log.failed.filter(|_| !shared.is_leaving()) {
+            return shared.log_stopped(&reason);
+        }
         tokio::time::sleep(INTERVAL).await;
     }
 }

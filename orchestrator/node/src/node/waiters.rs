@@ -25,10 +25,13 @@ pub struct QueueFull {
     pub queue: &'static str,
 }
 
+/// A ticket, and where its answer goes.
+type Waiter = (u64, oneshot::Sender<Arc<Applied>>);
+
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    by_operation: HashMap<OperationId, Vec<(u64, oneshot::Sender<Arc<Applied>>)>>,
+    by_operation: HashMap<OperationId, Vec<Waiter>>,
     by_author: HashMap<PublicKey, usize>,
     total: usize,
 }

@@ -92,4 +92,7 @@ fn the_api_listens_on_a_unix_socket_of_its_owner() {
     assert_eq!(request(&cluster.node(0).api, "GET /livez", "").0, 200);
     assert_eq!(cluster.terminate(0), Some(0));
     assert!(!socket.exists(), "an orderly end removes it");
+    std::fs::write(&socket, "somebody's file").unwrap();
+    assert_eq!(cluster.command(0).output().unwrap().status.code(), Some(78));
+    assert_eq!(std::fs::read_to_string(&socket).unwrap(), "somebody's file");
 }
