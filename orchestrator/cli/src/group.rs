@@ -121,32 +121,43 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::new(exit::RETRY, "ResourceExhausted", error))?;
     runtime.block_on(async {
-        match &arguments.command {
-            Command::Show { access } => {
-                let (_, client) = access.open()?;
-                show(&client, output).await
-            }
-            Command::Sign { config, previous, key } => sign(config, previous, key, output),
-            Command::Propose { group, config, signatures, access } => {
-                let (folder, client) = access.open()?;
-                let chain = client.chain(group.which()).await?;
-                let config = next_config(&chain, config)?;
-                change(&folder, &client, group.which(), &chain, config, signatures, output).await
-            }
-            Command::Adopt { group, access } => {
-                let (folder, client) = access.open()?;
-                let chain = client.chain(group.which()).await?;
-                let restarted = epochs::adopt(&folder, &client, group.which(), &chain, output).await?;
-                let epoch = chain.epoch.get();
-                output.object(&json!({"result": "adopted", "epoch": epoch, "restarted": restarted}));
-                Ok(exit::OK)
-            }
-            Command::Rotate { group, member, access } => {
-                let (folder, client) = access.open()?;
-                rotate(&folder, &client, group.which(), member, output).await
-            }
-        }
+        let access = match &arguments.command {
+            Command::Sign { config, previous, key } => return sign(config, previous, key, output),
+            Command::Show { access }
+            | Command::Propose { access, .. }
+            | Command::Adopt { access, .. }
+            | Command::Rotate { access, .. } => access,
+        };
+        let (folder, client) = access.open()?;
+        let result = with_cluster(&arguments.command, &folder, &client, output).await;
+        client.close().await;
+        result
     })
+}
+
+async fn with_cluster(
+    command: &Command,
+    folder: &Folder,
+    client: &ControlClient,
+    output: &Output,
+) -> Result<u8, Failure> {
+    match command {
+        Command::Show { .. } => show(client, output).await,
+        Command::Sign { config, previous, key } => sign(config, previous, key, output),
+        Command::Propose { group, config, signatures, .. } => {
+            let chain = client.chain(group.which()).await?;
+            let config = next_config(&chain, config)?;
+            change(folder, client, group.which(), &chain, config, signatures, output).await
+        }
+        Command::Adopt { group, .. } => {
+            let chain = client.chain(group.which()).await?;
+            let restarted = epochs::adopt(folder, client, group.which(), &chain, output).await?;
+            let epoch = chain.epoch.get();
+            output.object(&json!({"result": "adopted", "epoch": epoch, "restarted": restarted}));
+            Ok(exit::OK)
+        }
+        Command::Rotate { group, member, .. } => rotate(folder, client, group.which(), member, output).await,
+    }
 }
 
 async fn show(client: &ControlClient, output: &Output) -> Result<u8, Failure> {

@@ -72,16 +72,16 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::new(exit::RETRY, "ResourceExhausted", error))?;
     runtime.block_on(async {
-        match &arguments.command {
-            Command::Tail { from, count, orchestrator, access } => {
-                let (_, client) = access.open()?;
+        let (Command::Tail { access, .. } | Command::Proof { access, .. }) = &arguments.command;
+        let (_, client) = access.open()?;
+        let result = match &arguments.command {
+            Command::Tail { from, count, orchestrator, .. } => {
                 tail(&client, *from, *count, *orchestrator, output).await
             }
-            Command::Proof { index, out, access } => {
-                let (_, client) = access.open()?;
-                proof(&client, *index, out, output).await
-            }
-        }
+            Command::Proof { index, out, .. } => proof(&client, *index, out, output).await,
+        };
+        client.close().await;
+        result
     })
 }
 
@@ -226,7 +226,7 @@ fn policy(client: &ControlClient) -> Result<String, Failure> {
 async fn cosigned_head(client: &ControlClient, index: u64) -> Result<Note, Failure> {
     let group = client.orderer().group();
     let refuse = |error: quorate_attest::VerifyError| Failure::refused(error.kind(), &error);
-    let quorum = group.rule().map_err(|error| refuse(error.into()))?.quorum();
+    let quorum = group.rule().map_err(refuse)?.quorum();
     let keys =
         (0..group.members.len() as u16).map(|index| group.cosigner(index)).collect::<Result<Vec<_>, _>>();
     let keys = keys.map_err(refuse)?;

@@ -118,11 +118,11 @@ fn add_entry(trust: &Trust, logs: &mut Logs, path: &Path, proof: &TlogProof) -> 
     Ok(())
 }
 
+/// Consistency proofs with the heads they lead to, and findings about the files that are none.
+type Proofs = (Vec<(Consistency, Note)>, Vec<Finding>);
+
 /// The files `*.consistency`: those that parse, and findings about those that do not or whose head nobody vouches for.
-fn consistency_proofs(
-    trust: &Trust,
-    folder: &Path,
-) -> Result<(Vec<(Consistency, Note)>, Vec<Finding>), Failure> {
+fn consistency_proofs(trust: &Trust, folder: &Path) -> Result<Proofs, Failure> {
     let (mut proofs, mut findings) = (Vec::new(), Vec::new());
     for path in material::files_ending_in(folder, "consistency")? {
         let bytes = material::read_bytes(&path)?;

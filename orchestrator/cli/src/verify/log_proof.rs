@@ -91,6 +91,7 @@ pub fn leaf_data(trust: &Trust, proof: &Path) -> Result<Option<Vec<u8>>, Failure
 }
 
 /// What a proof is about.
+#[expect(clippy::large_enum_variant, reason = "one of them lives at a time")]
 enum Leaf {
     /// A slot in the log of its VM's statements.
     Slot(SlotStatement),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -78,7 +77,7 @@ fn look(root: &Path) -> Result<Vec<NodeState>, Failure> {
 }
 
 async fn answers(folder: &Folder) -> Result<BTreeMap<String, Value>, Failure> {
-    let client = Arc::new(ControlClient::of_folder(folder)?);
+    let client = ControlClient::of_folder(folder)?;
     let mut answers = BTreeMap::new();
     let orderer = client.orderer();
     let asked =
@@ -107,6 +106,7 @@ async fn answers(folder: &Folder) -> Result<BTreeMap<String, Value>, Failure> {
             answers.insert(host.name.clone(), value);
         }
     }
+    client.close().await;
     Ok(answers)
 }
 

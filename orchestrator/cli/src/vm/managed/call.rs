@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::{Access, find};
 use crate::cluster::Folder;
+use crate::control_client::ControlClient;
 use crate::exit;
 use crate::failure::Failure;
 use crate::load::random_key;
@@ -32,7 +33,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 30)]
     timeout: u64,
     #[command(flatten)]
-    access: Access,
+    pub access: Access,
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,10 +79,13 @@ impl Request {
 }
 
 /// Runs the command.
-pub async fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
-    let (folder, client) = arguments.access.open()?;
-    let (vm, record) = find(&client, &arguments.vm).await?;
-    let identity = Identity::open(&folder, &vm)?;
+pub async fn run(
+    arguments: &Arguments,
+    (folder, client): (&Folder, &ControlClient),
+    output: &Output,
+) -> Result<u8, Failure> {
+    let (vm, record) = find(client, &arguments.vm).await?;
+    let identity = Identity::open(folder, &vm)?;
     // The host that runs it is asked first.
     let mut hosts = folder.hosts();
     hosts.sort_by_key(|host| host.key != record.host);

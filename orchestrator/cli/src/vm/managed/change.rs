@@ -11,6 +11,8 @@ use quorate_vmm::Image;
 use serde_json::json;
 
 use super::{Access, find, host_name, host_of};
+use crate::cluster::Folder;
+use crate::control_client::ControlClient;
 use crate::exit;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -32,7 +34,7 @@ pub struct Create {
     #[arg(long)]
     immediate: bool,
     #[command(flatten)]
-    access: Access,
+    pub access: Access,
 }
 
 #[derive(Debug, Args)]
@@ -40,7 +42,7 @@ pub struct Abort {
     /// Name or id.
     vm: String,
     #[command(flatten)]
-    access: Access,
+    pub access: Access,
 }
 
 #[derive(Debug, Args)]
@@ -51,7 +53,7 @@ pub struct Recover {
     #[arg(long)]
     host: String,
     #[command(flatten)]
-    access: Access,
+    pub access: Access,
 }
 
 #[derive(Debug, Args)]
@@ -59,14 +61,17 @@ pub struct Delete {
     /// Name or id.
     vm: String,
     #[command(flatten)]
-    access: Access,
+    pub access: Access,
 }
 
 /// Creates a VM.
-pub async fn create(arguments: &Create, output: &Output) -> Result<u8, Failure> {
-    let (folder, client) = arguments.access.open()?;
+pub async fn create(
+    arguments: &Create,
+    (folder, client): (&Folder, &ControlClient),
+    output: &Output,
+) -> Result<u8, Failure> {
     let first = folder.group.hosts.first().map(|host| host.name.clone()).unwrap_or_default();
-    let (_, host) = host_of(&folder, arguments.host.as_deref().unwrap_or(&first))?;
+    let (_, host) = host_of(folder, arguments.host.as_deref().unwrap_or(&first))?;
     let elf = crate::image::load(&arguments.image)?;
     let image = Image::admit(&elf)?.digest();
     let nonce = fresh().map_err(|error| Failure::new(exit::RETRY, "ResourceExhausted", error))?;
@@ -80,9 +85,9 @@ pub async fn create(arguments: &Create, output: &Output) -> Result<u8, Failure> 
         host,
         nonce: Nonce::from_bytes(nonce),
     };
-    spec.validate().map_err(|error| Failure::usage(error))?;
+    spec.validate().map_err(Failure::usage)?;
     let index = client.create(spec.clone(), elf).await?;
-    let place = host_name(&folder, &host);
+    let place = host_name(folder, &host);
     output.object(&json!({
         "result": "created", "name": spec.name, "id": spec.id().to_string(), "host": place, "log_index": index,
     }));
@@ -91,9 +96,12 @@ pub async fn create(arguments: &Create, output: &Output) -> Result<u8, Failure> 
 }
 
 /// Ends a migration in the registry.
-pub async fn abort(arguments: &Abort, output: &Output) -> Result<u8, Failure> {
-    let (_, client) = arguments.access.open()?;
-    let (vm, record) = find(&client, &arguments.vm).await?;
+pub async fn abort(
+    arguments: &Abort,
+    (_, client): (&Folder, &ControlClient),
+    output: &Output,
+) -> Result<u8, Failure> {
+    let (vm, record) = find(client, &arguments.vm).await?;
     let Some((migration, _)) = record.migration else {
         output.object(&json!({"result": "nothing to do", "vm": vm.to_string()}));
         output.line(&format!("{} is not being moved", record.spec.name));
@@ -106,10 +114,13 @@ pub async fn abort(arguments: &Abort, output: &Output) -> Result<u8, Failure> {
 }
 
 /// Starts a VM again elsewhere.
-pub async fn recover(arguments: &Recover, output: &Output) -> Result<u8, Failure> {
-    let (folder, client) = arguments.access.open()?;
-    let (vm, record) = find(&client, &arguments.vm).await?;
-    let (_, host) = host_of(&folder, &arguments.host)?;
+pub async fn recover(
+    arguments: &Recover,
+    (folder, client): (&Folder, &ControlClient),
+    output: &Output,
+) -> Result<u8, Failure> {
+    let (vm, record) = find(client, &arguments.vm).await?;
+    let (_, host) = host_of(folder, &arguments.host)?;
     let recovered = client.recover(vm, host).await?;
     for left in &recovered.left {
         output.line(&format!("  left behind, certified by nobody: {left}"));
@@ -128,9 +139,12 @@ pub async fn recover(arguments: &Recover, output: &Output) -> Result<u8, Failure
 }
 
 /// Removes a VM.
-pub async fn delete(arguments: &Delete, output: &Output) -> Result<u8, Failure> {
-    let (_, client) = arguments.access.open()?;
-    let (vm, record) = find(&client, &arguments.vm).await?;
+pub async fn delete(
+    arguments: &Delete,
+    (_, client): (&Folder, &ControlClient),
+    output: &Output,
+) -> Result<u8, Failure> {
+    let (vm, record) = find(client, &arguments.vm).await?;
     client.order(&Command::DeleteVm { vm }).await?;
     output.object(&json!({"result": "deleted", "vm": vm.to_string()}));
     output.line(&format!("{} is deleted", record.spec.name));

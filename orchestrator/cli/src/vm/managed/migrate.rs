@@ -5,6 +5,8 @@ use quorate_host::protocol::Progress;
 use serde_json::json;
 
 use super::{Access, find, host_name, host_of};
+use crate::cluster::Folder;
+use crate::control_client::ControlClient;
 use crate::exit;
 use crate::failure::Failure;
 use crate::output::{Output, bytes, milliseconds};
@@ -23,16 +25,19 @@ pub struct Arguments {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    access: Access,
+    pub access: Access,
 }
 
 /// Runs the command.
-pub async fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
-    let (folder, client) = arguments.access.open()?;
-    let (vm, _) = find(&client, &arguments.vm).await?;
+pub async fn run(
+    arguments: &Arguments,
+    (folder, client): (&Folder, &ControlClient),
+    output: &Output,
+) -> Result<u8, Failure> {
+    let (vm, _) = find(client, &arguments.vm).await?;
     let record = client.settled(vm).await?;
-    let (_, destination) = host_of(&folder, &arguments.to)?;
-    let from = host_name(&folder, &record.host);
+    let (_, destination) = host_of(folder, &arguments.to)?;
+    let from = host_name(folder, &record.host);
     if record.host == destination {
         output.object(&json!({"result": "nothing to do", "host": arguments.to}));
         output.line(&format!("{} runs on {} already", record.spec.name, arguments.to));

@@ -71,17 +71,37 @@ pub fn run(command: &Command, output: &Output) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::new(exit::RETRY, "ResourceExhausted", error))?;
     runtime.block_on(async {
-        match command {
-            Command::Create(arguments) => change::create(arguments, output).await,
-            Command::List { access } => show::list(access, output).await,
-            Command::Show { vm, access } => show::show(vm, access, output).await,
-            Command::Call(arguments) => call::run(arguments, output).await,
-            Command::Migrate(arguments) => migrate::run(arguments, output).await,
-            Command::Abort(arguments) => change::abort(arguments, output).await,
-            Command::Recover(arguments) => change::recover(arguments, output).await,
-            Command::Delete(arguments) => change::delete(arguments, output).await,
-        }
+        let (folder, client) = command.access().open()?;
+        let cluster = (&folder, &client);
+        let result = match command {
+            Command::Create(arguments) => change::create(arguments, cluster, output).await,
+            Command::List { .. } => show::list(cluster, output).await,
+            Command::Show { vm, .. } => show::show(vm, cluster, output).await,
+            Command::Call(arguments) => call::run(arguments, cluster, output).await,
+            Command::Migrate(arguments) => migrate::run(arguments, cluster, output).await,
+            Command::Abort(arguments) => change::abort(arguments, cluster, output).await,
+            Command::Recover(arguments) => change::recover(arguments, cluster, output).await,
+            Command::Delete(arguments) => change::delete(arguments, cluster, output).await,
+        };
+        // Nodes keep the connections of one key few: those that nobody closes are in the way of the next command.
+        client.close().await;
+        result
     })
+}
+
+impl Command {
+    fn access(&self) -> &Access {
+        match self {
+            Self::Create(change::Create { access, .. })
+            | Self::List { access }
+            | Self::Show { access, .. }
+            | Self::Call(call::Arguments { access, .. })
+            | Self::Migrate(migrate::Arguments { access, .. })
+            | Self::Abort(change::Abort { access, .. })
+            | Self::Recover(change::Recover { access, .. })
+            | Self::Delete(change::Delete { access, .. }) => access,
+        }
+    }
 }
 
 /// The one VM that has this name, or this id or an unambiguous beginning of it.
