@@ -18,6 +18,7 @@ use commonware_parallel::Sequential;
 use commonware_runtime::{Clock, IoBuf, Supervisor};
 use commonware_utils::NZUsize;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use quorate_agreement_engine::block::{Block, Header};
 use quorate_agreement_engine::committee::{EngineKey, Scheme};
 
@@ -37,7 +38,16 @@ pub enum Behaviour {
 }
 
 /// Acts until it is stopped.
-pub(crate) async fn act(context: Context, world: World, member: u16, behaviour: Behaviour) {
+pub(crate) fn task(
+    context: Context,
+    world: World,
+    member: u16,
+    behaviour: Behaviour,
+) -> BoxFuture<'static, ()> {
+    act(context, world, member, behaviour).boxed()
+}
+
+async fn act(context: Context, world: World, member: u16, behaviour: Behaviour) {
     match behaviour {
         Behaviour::Silent => futures::future::pending().await,
         Behaviour::Equivocating => equivocate(context, world, member).await,

@@ -47,7 +47,8 @@ impl World {
 
     pub(crate) async fn channels(&self, member: u16) -> Channels<Sender, Receiver> {
         let control = self.oracle.control(self.key(member));
-        let quota = || Quota::per_second(NZU32!(1_000_000));
+        // The engine allocates its mailboxes for a second of the quota at once.
+        let quota = || Quota::per_second(NZU32!(1_000));
         let open = async |channel: Channel| {
             let opened = control.register(channel as u64, quota()).await;
             opened.unwrap_or_else(|error| panic!("the simulated network refuses a channel: {error:?}"))
@@ -62,6 +63,9 @@ impl World {
         }
     }
 }
+
+/// A member's tasks.
+type Body = Box<dyn FnOnce(Context) -> BoxFuture<'static, ()> + Send>;
 
 struct Running {
     shared: Option<Arc<Shared>>,
@@ -173,7 +177,8 @@ impl Cluster {
         let shared = Shared::new(rules, heartbeat, MempoolLimits::default(), ledger, from, counters);
         let shared = Arc::clone(writer.shared.get_or_init(|| shared));
         let (world, state) = (self.world.clone(), Arc::clone(&shared));
-        let task = self.spawn(member, move |context| honest(context, world, member, state, writer).boxed());
+        let body = Box::new(move |context| honest_task(context, world, member, state, writer));
+        let task = self.spawn(member, body);
         self.running.insert(member, Running { shared: Some(shared), task });
     }
 
@@ -181,16 +186,13 @@ impl Cluster {
     pub async fn start_byzantine(&mut self, member: u16, behaviour: Behaviour) {
         self.crash(member).await;
         let world = self.world.clone();
-        let task =
-            self.spawn(member, move |context| byzantine::act(context, world, member, behaviour).boxed());
+        let body = Box::new(move |context| byzantine::task(context, world, member, behaviour));
+        let task = self.spawn(member, body);
         self.running.insert(member, Running { shared: None, task });
     }
 
-    fn spawn(
-        &mut self,
-        member: u16,
-        body: impl FnOnce(Context) -> BoxFuture<'static, ()> + Send + 'static,
-    ) -> Handle<()> {
+    // Nothing generic from here to the validator, or every crate that simulates would instantiate the engine again.
+    fn spawn(&mut self, member: u16, body: Body) -> Handle<()> {
         self.starts += 1;
         let context = self.context.child("member").with_attribute("start", self.starts);
         context.with_attribute("index", member).spawn(body)
@@ -239,6 +241,16 @@ fn public(seed: &[u8; 32]) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(key.as_ref());
     bytes
+}
+
+fn honest_task(
+    context: Context,
+    world: World,
+    member: u16,
+    shared: Arc<Shared>,
+    sink: Arc<Writer>,
+) -> BoxFuture<'static, ()> {
+    honest(context, world, member, shared, sink).boxed()
 }
 
 async fn honest(context: Context, world: World, member: u16, shared: Arc<Shared>, sink: Arc<Writer>) {
