@@ -71,7 +71,8 @@ fn committee() -> Committee {
         "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
         "278117fc144c72340f67d0f2316e8386ceffbf2b2428c9c51fef7c597f1d426e",
     ];
-    let key = |text: &str| std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap());
+    let key =
+        |text: &str| std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap());
     Committee::new(&[0; 32], 0, [0; 32], &keys.map(key)).unwrap()
 }
 
@@ -108,6 +109,9 @@ fn test_the_header_layout_is_fixed() {
     let block = Block::build(&genesis(), vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")]);
     let bytes = block.encode();
     assert_eq!(bytes[..32], genesis().digest());
-    assert_eq!(bytes[32..60], [3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 50, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(
+        bytes[32..60],
+        [3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 50, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]
+    );
     assert_eq!(block.header().next_index(), 52);
 }

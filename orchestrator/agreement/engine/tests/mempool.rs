@@ -21,10 +21,18 @@ fn test_a_member_that_floods_takes_nothing_from_others() {
     }
     assert_eq!(mempool.insert(id(3), operation(10), Origin::Member(1)), Inserted::Full);
     assert_eq!(mempool.insert(id(3), operation(10), Origin::Member(2)), Inserted::New);
-    assert_eq!(mempool.insert(id(4), operation(101), Origin::Own), Inserted::Full, "more bytes than its share");
+    assert_eq!(
+        mempool.insert(id(4), operation(101), Origin::Own),
+        Inserted::Full,
+        "more bytes than its share"
+    );
     assert_eq!(mempool.insert(id(4), operation(100), Origin::Own), Inserted::New);
     mempool.remove([&id(0), &id(9)]);
-    assert_eq!(mempool.insert(id(5), operation(10), Origin::Member(1)), Inserted::New, "a place is free again");
+    assert_eq!(
+        mempool.insert(id(5), operation(10), Origin::Member(1)),
+        Inserted::New,
+        "a place is free again"
+    );
 }
 
 #[test]
