@@ -212,7 +212,7 @@ impl Links {
                 (inbox.clone(), name.clone())
             };
             let delivered = peer.admit(frame.channel, name, frame.bytes);
-            if !delivered.is_some_and(|delivered| inbox.try_send(delivered).is_ok()) {
+            if delivered.is_none_or(|delivered| inbox.try_send(delivered).is_err()) {
                 self.counters.dropped_in.fetch_add(1, Ordering::Relaxed);
             }
         }
