@@ -168,8 +168,9 @@ def read_group(data):
     members = [[m.pop(key) for key in ("name", "vote_key", "cosigner_key", "transport_key")] + [*m] for m in members]
     hosts = [[host.pop(key) for key in ("name", "key")] + [*host] for host in hosts]
     keys = [key for _, *own in members + hosts for key in own] + operators
-    quorum = (len(members) + f) // 2 + 1
-    good = not file and len(set(keys)) == len(keys) and all(point(bytes.fromhex(key)) for key in keys)
+    quorum, names = (len(members) + f) // 2 + 1, [part[0] for part in members + hosts]
+    good = len(set(names)) == len(names) and all(re.fullmatch(r"[a-z0-9-]{1,64}", each) for each in (name, *names))
+    good = good and not file and len(set(keys)) == len(keys) and all(point(bytes.fromhex(key)) for key in keys)
     good = good and all(bytes.fromhex(text).hex() == text for text in (*keys, genesis or ""))
     good = good and 0 <= 3 * f < len(members) <= 64 and stated in ([], quorum) and bool(genesis) == (epoch > 0)
     require(good, "BadConfig", "group file")
@@ -229,8 +230,7 @@ def check_proof(policy, group, vm, leaf, data, not_before):
     check_body(kind, place, body)
     origin = f"quorate.vm/{instance.hex()}"
     if kind == RECEIPT:
-        # The log proves nothing about the group of a receipt, and not the whole of its body.
-        require(group, "Usage", "a receipt needs --group", UNUSABLE)
+        require(group, "Usage", "a receipt needs --group: its leaf does not name it", UNUSABLE)
         vm, leaf, origin = vm or NOBODY, body[:64] + body[104:], f"{group[0]}/log"
     require(vm in (None, instance), "WrongVm", instance.hex())
     require(not group or (of == group[1] and epoch <= group[2]), "WrongCluster", f"{of.hex()}, epoch {epoch}")
@@ -245,8 +245,7 @@ def check_proof(policy, group, vm, leaf, data, not_before):
     evaluate(policy, text, lines, STALE)
     return f"index {index} of {size} in {origin}, cosigned by {len(cosigned)}"
 
-def check_certificate(group, vm, data):
-    """One statement, of no VM where none is named, with the signatures of a quorum."""
+def check_certificate(group, vm, data):  # one statement, of no VM where none is named, signed by a quorum
     require(group, "Usage", "a certificate needs --group", UNUSABLE)
     _, group_id, group_epoch, quorum, keys = group
     kind, of, epoch, instance, seq, body, rest = read_statement(data)
