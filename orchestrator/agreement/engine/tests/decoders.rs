@@ -78,7 +78,7 @@ fn committee() -> Committee {
 
 #[test]
 fn test_a_key_under_two_indices_makes_no_committee() {
-    let key = [[0x58; 1].repeat(1), [0x66; 31].to_vec()].concat();
+    let key = [[0x58].to_vec(), [0x66; 31].to_vec()].concat();
     let key: [u8; 32] = key.try_into().unwrap();
     let twice = Committee::new(&[0; 32], 0, [0; 32], &[key, key]).unwrap_err();
     assert_eq!(twice, BadCommittee::Twice);

@@ -124,7 +124,9 @@ impl Sink for Writer {
         let ends = block.operations().last().is_some_and(|last| (rules.ends_epoch)(last));
         shared.applied(block.header().height, &ids, ends);
         let mut on_entry = self.on_entry.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.iter().for_each(|entry| on_entry(entry));
+        for entry in &fresh {
+            on_entry(entry);
+        }
         acknowledgement.acknowledge();
     }
 

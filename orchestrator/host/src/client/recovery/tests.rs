@@ -336,7 +336,9 @@ async fn an_older_slot_than_a_certified_one_can_be_named_but_never_voted_for() {
     let activation = Activation::of(&decision, run.group.id(), run.group.epoch, nonce).unwrap();
     let grant = DecisionCertificate { signatures: vec![(0, decision.sign(&verifier(0)))], decision };
     let mut tally = Tally::new(&run.group, statement.clone()).unwrap();
-    (0..3).for_each(|index| drop(tally.add(crate::testing::attestation(statement, index)).unwrap()));
+    for index in 0..3 {
+        tally.add(crate::testing::attestation(statement, index)).unwrap();
+    }
     let certificate = tally.certificate().unwrap();
     let question = Activate { activation, grant, relinquish: None, certificate };
     let mut votes = 0;
