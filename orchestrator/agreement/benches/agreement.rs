@@ -92,6 +92,50 @@ async fn measure(cluster: &Cluster, up: &[u16], first: u64, samples: u64, time: 
     figures
 }
 
+/// Operations that a member catches up with.
+const BACKLOG: u64 = 10_000;
+
+/// Time until a member that was away for [`BACKLOG`] operations, and one with an empty disk, delivers the last of them. The rate
+/// at which the others had ordered them is the baseline.
+async fn catch_up() {
+    let mut cluster = Cluster::start_with(4, &[], Limits::default(), Timing::default()).await;
+    measure(&cluster, &[0, 1, 2, 3], 0, 20, Duration::ZERO).await;
+    cluster.stop(3).await;
+    let log = &cluster.node(0).log;
+    let before = log.status().entries;
+    let mut entries = log.subscribe(before).await.unwrap();
+    let started = Instant::now();
+    for sent in 0..BACKLOG {
+        log.submit(operation((7 << 32) + sent, BYTES)).await.unwrap();
+        if sent >= WINDOW {
+            entries.next().await.unwrap();
+        }
+    }
+    for _ in 0..WINDOW {
+        entries.next().await.unwrap();
+    }
+    let ordered = started.elapsed().as_secs_f64();
+    for what in ["restarted", "empty"] {
+        if what == "empty" {
+            cluster.stop(3).await;
+            std::fs::remove_dir_all(cluster.data_dir(3)).unwrap();
+        }
+        let started = Instant::now();
+        cluster.restart(3).await;
+        let mut entries = cluster.node(3).log.subscribe(before + BACKLOG - 1).await.unwrap();
+        entries.next().await.unwrap();
+        let seconds = started.elapsed().as_secs_f64();
+        println!(
+            "{}",
+            json!({
+                "bench": "catch-up", "member": what, "n": 4, "operations": BACKLOG, "operation_bytes": BYTES,
+                "seconds": seconds, "of_the_time_they_took_to_order": seconds / ordered,
+            })
+        );
+    }
+    cluster.stop_all().await;
+}
+
 fn main() {
     let (samples, seconds) = (argument("--samples", 100), argument("--seconds", 5));
     let time = Duration::from_secs(seconds);
@@ -116,4 +160,5 @@ fn main() {
             cluster.stop_all().await;
         });
     }
+    runtime.block_on(catch_up());
 }

@@ -28,6 +28,10 @@ use crate::replica::{Replica, ReplicaError, Signer};
 use crate::sign_state::{Identity, Promises, SignJournal};
 use crate::store::{Store, StoreError, View};
 
+/// A peer that was killed closes nothing. Until its connection is found dead nobody dials it again, and when more than f were
+/// killed at once, nothing is ordered for so long.
+const IDLE: Duration = Duration::from_secs(3);
+
 /// File of the executed log in the data directory.
 const STORE_FILE: &str = "executed.redb";
 /// Folder of the ordered log in the data directory.
@@ -199,7 +203,7 @@ pub(super) async fn start(loaded: Loaded) -> Result<Node, StartError> {
         &loaded.transport_key,
         Role::Orchestrator,
         Arc::clone(&directory) as Arc<dyn quorate_transport::Directory>,
-        Limits::default(),
+        Limits { idle: IDLE, ..Limits::default() },
     )?;
     let address = endpoint.local_addr()?;
     let listener = listen(&loaded).await?;
