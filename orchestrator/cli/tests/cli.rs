@@ -32,8 +32,16 @@ fn error_object(output: &Output) -> Value {
 
 #[test]
 fn help_of_every_command_shows_examples_and_succeeds() {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 24] = [
         &[],
+        &["cluster"],
+        &["cluster", "up"],
+        &["group"],
+        &["group", "rotate"],
+        &["log"],
+        &["log", "proof"],
+        &["vm", "create"],
+        &["vm", "migrate"],
         &["demo"],
         &["verify"],
         &["verify-bundle"],

@@ -20,13 +20,11 @@ use super::output::Output;
 /// VMs of a cluster; and runs, saves, inspects and replays a guest on this machine alone.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Examples, with a cluster (`quorate cluster up`):
-  quorate vm create web --image kv --memory 64
+Examples:
+  quorate vm create web --image kv --memory 64   in a cluster: see quorate cluster up
   quorate vm call web put greeting hello
   quorate vm migrate web --to host-b
   quorate vm recover web --host host-b           its host is gone
-
-Examples, alone:
   quorate vm run kv --record kv.rec --checkpoint kv.ckpt
   quorate vm replay kv.rec                       the same digests, in another process
   quorate vm run stress --requests 500 --checkpoint base.ckpt --checkpoint next.ckpt
