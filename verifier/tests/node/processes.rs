@@ -187,7 +187,8 @@ async fn registration_of_a_foreign_image_or_by_a_non_host_is_refused() {
     assert_eq!(kind(&vm.ask(&connection, ToVerifier::Register(register)).await), "ImageInvalid");
     let operator = endpoint(&operator_key(), Role::Operator);
     let connection = connect(&operator, &process).await;
-    assert_eq!(kind(&vm.propose(&connection).await), "KeyRoleMismatch");
+    // An operator may show slots that hosts proposed, which recovery needs, but introduces no VM.
+    assert_eq!(kind(&vm.ask(&connection, other.register()).await), "KeyRoleMismatch");
     let stranger = endpoint(&key(77), Role::Host);
     let refused = stranger.connect(process.address, &transport_key(0).public()).await;
     assert!(refused.is_err(), "a key that the group does not know gets no connection");
