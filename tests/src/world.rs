@@ -322,11 +322,11 @@ impl World {
         let (records, group) = (self.records(host).await, self.cluster.group());
         assert!(!records.certificates.is_empty(), "host {host} shows no certificate");
         for certificate in &records.certificates {
-            let expected = group.expect(self.vm(), Kind::SLOT_SAMPLED);
+            let expected = group.expected(self.vm(), Kind::SLOT_SAMPLED);
             certificate.verify(group, &expected).expect("a slot certificate verifies");
         }
         for activation in &records.activations {
-            let expected = group.expect(self.vm(), Kind::ACTIVATE);
+            let expected = group.expected(self.vm(), Kind::ACTIVATE);
             let orchestrators = &self.cluster.folder().orchestrators;
             activation
                 .verify(group, &expected, Some(orchestrators))

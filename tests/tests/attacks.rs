@@ -285,7 +285,7 @@ async fn more_than_f_liars_certify_two_histories_which_anyone_can_prove() {
     let bytes = until("two certificates", Duration::from_secs(30), look).await;
     let pair: ConflictingCertificates = from_bytes(&bytes, 1 << 20).unwrap();
     let group = world.cluster.group();
-    let liars = pair.verify(group, &group.expect(world.vm(), Kind::SLOT_SAMPLED)).unwrap();
+    let liars = pair.verify(group, &group.expected(world.vm(), Kind::SLOT_SAMPLED)).unwrap();
     assert_eq!(liars, [2, 3]);
     assert_ne!(pair.first.statement, pair.second.statement);
     // Nobody who followed the protocol contradicted himself.

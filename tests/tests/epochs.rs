@@ -83,7 +83,7 @@ impl Drop for Cluster {
 fn holds(chain: &GroupChain, certificate: &SlotCertificate) -> Result<(), &'static str> {
     let statement = &certificate.statement;
     let members = chain.past(statement.group, statement.epoch).map_err(|error| error.kind())?;
-    let expected = members.expect(statement.vm, Kind::SLOT_SAMPLED);
+    let expected = members.expected(statement.vm, Kind::SLOT_SAMPLED);
     certificate.verify(members, &expected).map(|_| ()).map_err(|error| error.kind())
 }
 

@@ -190,7 +190,7 @@ fn check_activation(head: &StateHead, wanted: &Wanted) -> Result<(), Refused> {
             let activation = &certificate.activation;
             let members = wanted.group.past(activation.group, activation.epoch);
             let verified = members.and_then(|members| {
-                certificate.verify(members, &members.expect(statement.vm, Kind::ACTIVATE), None)
+                certificate.verify(members, &members.expected(statement.vm, Kind::ACTIVATE), None)
             });
             verified.map_err(|error| refuse(error.kind(), &error))?;
             certificate.activation.generation

@@ -227,7 +227,7 @@ fn check_grant(
     orchestrators: &GroupConfig,
     certificate: &DecisionCertificate,
 ) -> Result<(), quorate_attest::VerifyError> {
-    certificate.verify(orchestrators, &orchestrators.expect(claim.vm, Kind::DECISION))?;
+    certificate.verify(orchestrators, &orchestrators.expected(claim.vm, Kind::DECISION))?;
     let decision = &certificate.decision;
     if decision.generation <= claim.generation {
         let (have, got) = (claim.generation, decision.generation);
@@ -252,7 +252,7 @@ pub fn check_migration(
         kind: error.kind().to_owned(),
         detail: error.to_string(),
     };
-    order.verify(orchestrators, &orchestrators.expect(vm, Kind::DECISION)).map_err(of)?;
+    order.verify(orchestrators, &orchestrators.expected(vm, Kind::DECISION)).map_err(of)?;
     let Action::Migrate { destination, .. } = order.decision.action else {
         let detail = "the decision orders no migration".to_owned();
         return Err(Refused { kind: "WrongMigration".to_owned(), detail });

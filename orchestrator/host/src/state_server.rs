@@ -57,7 +57,7 @@ impl StateServer {
         let address = self.address.to_string();
         let expected = self.serving.clone().try_acquire_owned().ok().and_then(|permit| {
             let token = fresh::<32>().ok()?;
-            let expected = self.listener.expect(&peer, Purpose::new(token).ok()?).ok()?;
+            let expected = self.listener.announce(&peer, Purpose::new(token).ok()?).ok()?;
             Some((permit, token, expected))
         });
         let Some((permit, token, expected)) = expected else {

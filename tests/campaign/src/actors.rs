@@ -325,7 +325,7 @@ impl Actors {
     fn elect(&mut self, grant: &DecisionCertificate) {
         let decision = grant.decision.clone();
         let Action::Grant { host, slot, .. } = decision.action else { return };
-        let expected = self.orchestrators.expect(decision.vm, Kind::DECISION);
+        let expected = self.orchestrators.expected(decision.vm, Kind::DECISION);
         let proven = grant.verify(&self.orchestrators, &expected).is_ok();
         let place = (decision.vm, decision.generation);
         if proven {

@@ -221,7 +221,7 @@ impl GroupConfig {
     }
 
     /// What a member of this group expects of a statement about `instance`.
-    pub fn expect(&self, instance: VmId, kind: Kind) -> Expected {
+    pub fn expected(&self, instance: VmId, kind: Kind) -> Expected {
         Expected { group: self.id(), epoch: self.epoch, instance, kind }
     }
 }

@@ -164,7 +164,7 @@ pub struct ReceiptTally {
 impl ReceiptTally {
     /// Starts counting for a receipt of this group in its epoch.
     pub fn new(orchestrators: &GroupConfig, receipt: Receipt) -> Result<Self, VerifyError> {
-        receipt.check(&orchestrators.expect(LOG_INSTANCE, Kind::RECEIPT))?;
+        receipt.check(&orchestrators.expected(LOG_INSTANCE, Kind::RECEIPT))?;
         let message = receipt.to_statement().encode();
         Ok(Self { receipt, message, votes: Votes::new(orchestrators)? })
     }

@@ -49,14 +49,14 @@ impl VmCore {
             return Err(Refusal::FencedGeneration { have, got });
         }
         let members = self.context.group.past(relinquish.group, relinquish.epoch)?;
-        Ok(relinquish.verify(&members.expect(self.vm, Kind::RELINQUISH), &self.state.host)?)
+        Ok(relinquish.verify(&members.expected(self.vm, Kind::RELINQUISH), &self.state.host)?)
     }
 
     fn vote(&mut self, activate: &Activate) -> Result<Vec<Effect>, CertificateError> {
         let Activate { activation, grant, certificate, .. } = activate;
         self.check_not_stopped()?;
         let members = self.context.group.fresh(activation.group, activation.epoch).map_err(Refusal::from)?;
-        members.expect(self.vm, Kind::ACTIVATE).check(&activation.to_statement()).map_err(Refusal::from)?;
+        members.expected(self.vm, Kind::ACTIVATE).check(&activation.to_statement()).map_err(Refusal::from)?;
         match self.state.votes.iter().find(|vote| vote.generation == activation.generation) {
             Some(vote) if vote == activation => return Ok(vec![self.voted(activation)]),
             // Members changed since: the same instance is voted for again, with everything checked anew.
@@ -113,7 +113,7 @@ impl VmCore {
         activation.check_grant(decision)?;
         // A grant may be older than the orchestrators' present members.
         let orchestrators = self.context.orchestrators.past(decision.group, decision.epoch)?;
-        grant.verify(orchestrators, &orchestrators.expect(self.vm, Kind::DECISION)).map_err(|_| {
+        grant.verify(orchestrators, &orchestrators.expected(self.vm, Kind::DECISION)).map_err(|_| {
             Refusal::NoActivationCertificate {
                 reason: "the grant is not signed by a quorum of orchestrators",
             }
@@ -160,7 +160,7 @@ impl VmCore {
         // A grant of an epoch that is not known here was checked by the quorum that voted.
         let orchestrators = self.context.orchestrators.config(certificate.grant.decision.epoch).ok();
         let members = self.context.group.past(activation.group, activation.epoch)?;
-        certificate.verify(members, &members.expect(self.vm, Kind::ACTIVATE), orchestrators)?;
+        certificate.verify(members, &members.expected(self.vm, Kind::ACTIVATE), orchestrators)?;
         let have = self.state.generation;
         let known =
             self.state.activation.as_ref().is_some_and(|known| known.activation.is_same_instance(activation));

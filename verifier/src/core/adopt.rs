@@ -138,7 +138,7 @@ impl VmCore {
         let mut slot = Some(next);
         for statement in offered {
             let members = self.context.group.past(statement.group, statement.epoch)?;
-            statement.check(&members.expect(self.vm, Kind::SLOT_REPLAYED))?;
+            statement.check(&members.expected(self.vm, Kind::SLOT_REPLAYED))?;
             let broken = |reason| Refusal::LogChainBroken { at: statement.body.first_input, reason };
             if Some(statement.slot) != slot {
                 return Err(broken("slots do not follow each other"));

@@ -113,7 +113,7 @@ impl VmCore {
             return Err(Refusal::NoActivationCertificate { reason: "the decision grants no generation" });
         };
         let orchestrators = self.context.orchestrators.past(decision.group, decision.epoch)?;
-        request.grant.verify(orchestrators, &orchestrators.expect(self.vm, Kind::DECISION))?;
+        request.grant.verify(orchestrators, &orchestrators.expected(self.vm, Kind::DECISION))?;
         decision.check_grant(decision.generation, request.slot, statement, asker)?;
         if decision.generation <= self.state.generation {
             let (have, got) = (self.state.generation, decision.generation);

@@ -87,7 +87,7 @@ pub struct Context {
 impl Context {
     /// What a new statement of this group about `vm` must say.
     #[must_use]
-    pub fn expect(&self, vm: VmId, kind: Kind) -> Expected {
+    pub fn expected(&self, vm: VmId, kind: Kind) -> Expected {
         Expected { group: self.group_id, epoch: self.group.epoch, instance: vm, kind }
     }
 }

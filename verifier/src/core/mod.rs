@@ -281,7 +281,7 @@ impl VmCore {
     fn check_certificate(&self, certificate: &SlotCertificate) -> Result<(), CertificateError> {
         let statement = &certificate.statement;
         let members = self.context.group.past(statement.group, statement.epoch).map_err(Refusal::from)?;
-        certificate.verify(members, &members.expect(self.vm, Kind::SLOT_SAMPLED)).map_err(Refusal::from)?;
+        certificate.verify(members, &members.expected(self.vm, Kind::SLOT_SAMPLED)).map_err(Refusal::from)?;
         self.check_epoch_ended(statement)?;
         let place = (statement.body.generation, statement.slot);
         let other = self.state.certificates.iter().find(|kept| {

@@ -47,7 +47,7 @@ impl VmCore {
         let (statement, group) = (&proposal.statement, &self.context.group);
         let fresh = group.fresh(statement.group, statement.epoch);
         let members = group.past(statement.group, statement.epoch).or_else(|_| fresh.clone())?;
-        statement.check(&members.expect(self.vm, Kind::PROPOSAL))?;
+        statement.check(&members.expected(self.vm, Kind::PROPOSAL))?;
         let generation = statement.body.generation;
         match generation.cmp(&self.state.generation) {
             Ordering::Less => {

@@ -135,7 +135,7 @@ async fn hand_over_is_voted_activated_and_survives_a_kill() {
     let head = vm.ask(&connection, ToVerifier::HeadQuery(HeadQuery { vm: vm.id(), nonce })).await;
     let FromVerifier::Head(head) = head else { panic!("{head:?}") };
     let head: HeadAnswer = head;
-    head.verify(&vm.group, &vm.group.expect(vm.id(), Kind::HEAD), &nonce).unwrap();
+    head.verify(&vm.group, &vm.group.expected(vm.id(), Kind::HEAD), &nonce).unwrap();
     assert_eq!((head.generation, head.vote.as_ref()), (Generation(1), Some(&ask.activation)));
     vm.next(1);
     assert_eq!(kind(&vm.propose(&connection).await), "FencedGeneration", "the source runs on");

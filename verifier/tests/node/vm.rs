@@ -290,7 +290,7 @@ impl Vm {
         let checkpoint = Checkpoint::take(&mut self.execution, &measurement, &self.pages).unwrap();
         std::thread::spawn(move || {
             let verifier = transport_key(index).public();
-            let expected = listener.expect(&verifier, Purpose::new(token).unwrap()).unwrap();
+            let expected = listener.announce(&verifier, Purpose::new(token).unwrap()).unwrap();
             // Nobody comes to a verifier that refuses the offer, or needs no pages.
             if let Ok(mut stream) = expected.accept(Duration::from_secs(10)) {
                 state_stream::send(&mut stream, &checkpoint, None).unwrap();

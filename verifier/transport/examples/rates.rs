@@ -100,7 +100,7 @@ fn bulk_tls(total: usize) -> Outcome<Duration> {
     let (source, destination, members) = keys();
     let purpose = Purpose::new([1; 32])?;
     let listener = Bulk::new(&destination, members.clone(), Limits::default()).listen(LOCAL)?;
-    let expected = listener.expect(&source.public(), purpose)?;
+    let expected = listener.announce(&source.public(), purpose)?;
     let addr = listener.local_addr()?;
     let sender = thread::spawn(move || -> Outcome<()> {
         let bulk = Bulk::new(&source, members, Limits::default());

@@ -56,7 +56,7 @@ impl Link {
     /// A connection as migrations have it: the destination dials. Source's end first.
     pub(super) fn connect(&self) -> Result<(BulkStream, BulkStream), BenchError> {
         let purpose = Purpose::new(fresh()?)?;
-        let expected = self.listener.expect(&self.destination.public(), purpose)?;
+        let expected = self.listener.announce(&self.destination.public(), purpose)?;
         let address = self.listener.local_addr()?;
         let theirs = self.destination_side.connect(address, &self.source.public(), purpose)?;
         Ok((expected.accept(ACCEPT_WITHIN)?, theirs))

@@ -109,7 +109,7 @@ pub fn conflict(
     target: &Target,
     group: &GroupConfig,
 ) -> Option<(ConflictingCertificates, Vec<u16>)> {
-    let expected = group.expect(target.vm(), Kind::SLOT_REPLAYED);
+    let expected = group.expected(target.vm(), Kind::SLOT_REPLAYED);
     let from_file = |path: PathBuf| ConflictingCertificates::decoded(&fs::read(path).ok()?).ok();
     let names = cluster.node_names();
     let files = names.iter().filter_map(|name| from_file(cluster.data_dir(name).join(CONFLICT_FILE)));

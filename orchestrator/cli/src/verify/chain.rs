@@ -176,7 +176,7 @@ fn check_host(
         };
         let Activation { epoch, .. } = certificate.activation;
         let members = trust.members(epoch).unwrap_or(group);
-        let expected = members.expect(next.vm, Kind::ACTIVATE);
+        let expected = members.expected(next.vm, Kind::ACTIVATE);
         certificate
             .verify(members, &expected, trust.granters(certificate.grant.decision.epoch))
             .map_err(|error| (error.kind(), error.to_string()))?;
@@ -278,7 +278,7 @@ pub fn conflicts(trust: &Trust, certificates: &[(PathBuf, SlotCertificate)]) -> 
         if first.statement == certificate.statement {
             continue;
         }
-        let Ok((group, expected)) = trust.expect(Kind::SLOT_REPLAYED) else { continue };
+        let Ok((group, expected)) = trust.expected(Kind::SLOT_REPLAYED) else { continue };
         let pair = ConflictingCertificates { first: first.clone(), second: certificate.clone() };
         // Only a pair of certificates that both hold proves anything.
         if let Ok(both) = pair.verify(group, &expected) {

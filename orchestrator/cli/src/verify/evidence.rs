@@ -268,7 +268,7 @@ fn verify_one(
     signer: Signer,
     signature: &Signature,
 ) -> Result<PublicKey, VerifyError> {
-    group.expect(statement.instance, statement.kind).check(statement)?;
+    group.expected(statement.instance, statement.kind).check(statement)?;
     let key = match signer {
         Signer::Member(index) => group.member(index)?.vote_key,
         Signer::Host(key) if group.is_host(&key) => key,

@@ -86,7 +86,7 @@ fn other(trust: &Trust, finding: Finding, certificate: &Certificate) -> Result<F
         _ => trust.members(certificate.statement.epoch)?,
     };
     // Where no VM is expected, the statement must be about none.
-    let expected = group.expect(trust.vm.unwrap_or(LOG_INSTANCE), kind);
+    let expected = group.expected(trust.vm.unwrap_or(LOG_INSTANCE), kind);
     let finding = finding.with(describe::certificate(certificate, group));
     let verified = describe::body(&certificate.statement).and_then(|body| {
         certificate.verify(group, &expected)?;
@@ -101,7 +101,7 @@ fn other(trust: &Trust, finding: Finding, certificate: &Certificate) -> Result<F
 }
 
 fn evidence(trust: &Trust, finding: Finding, evidence: &Evidence) -> Result<Finding, Failure> {
-    let (group, expected) = trust.expect(Kind::SLOT_REPLAYED)?;
+    let (group, expected) = trust.expected(Kind::SLOT_REPLAYED)?;
     let (kind, result) = match evidence {
         Evidence::Equivocation(pair) => {
             let host = pair.verify(&expected).map(|key| {
@@ -130,7 +130,7 @@ fn conflicting_activations(
     first: &ActivationCertificate,
     second: &ActivationCertificate,
 ) -> Result<Result<String, VerifyError>, Failure> {
-    let (group, expected) = trust.expect(Kind::ACTIVATE)?;
+    let (group, expected) = trust.expected(Kind::ACTIVATE)?;
     let verified = first
         .verify(group, &expected, None)
         .and_then(|()| second.verify(group, &expected, None))
@@ -145,7 +145,7 @@ fn conflicting_activations(
 }
 
 fn double_vote(trust: &Trust, finding: Finding, vote: &DoubleVote) -> Result<Finding, Failure> {
-    let (group, expected) = trust.expect(Kind::SLOT_REPLAYED)?;
+    let (group, expected) = trust.expected(Kind::SLOT_REPLAYED)?;
     let result = vote.verify(group, &expected).map(|_| {
         let names = describe::verifier_names(group, [vote.verifier]);
         format!("{} signed two statements for slot {}", names.join(""), vote.first.slot)
@@ -165,7 +165,7 @@ fn proven(finding: Finding, kind: &str, result: Result<String, VerifyError>) -> 
 }
 
 fn refusal(trust: &Trust, finding: Finding, refusal: &Refusal) -> Result<Finding, Failure> {
-    let (group, expected) = trust.expect(Kind::REFUSAL)?;
+    let (group, expected) = trust.expected(Kind::REFUSAL)?;
     Ok(match refusal.verify(&expected) {
         Ok(()) => {
             let host = describe::host_name(group, &refusal.host);

@@ -157,7 +157,7 @@ impl Trust {
     }
 
     /// What is expected of a statement of the newest epoch.
-    pub fn expect(&self, kind: Kind) -> Result<(&GroupConfig, Expected), Failure> {
+    pub fn expected(&self, kind: Kind) -> Result<(&GroupConfig, Expected), Failure> {
         self.expect_in(kind, self.group()?.epoch)
     }
 
@@ -166,7 +166,7 @@ impl Trust {
         let group = self.members(epoch)?;
         let failure = || Failure::usage("nothing says which VM is expected");
         let vm = self.vm.ok_or_else(|| failure().next("name it with --vm ID (64 hexadecimal digits)"))?;
-        Ok((group, group.expect(vm, kind)))
+        Ok((group, group.expected(vm, kind)))
     }
 
     /// Tells people what the result rests on.

@@ -133,7 +133,7 @@ impl Control {
         }
         // A host's word holds in the epoch in which it was given: a frozen source cannot take it back.
         let config = self.verifiers.config(relinquish.epoch)?;
-        relinquish.verify(&config.expect(id, Kind::RELINQUISH), &vm.host)?;
+        relinquish.verify(&config.expected(id, Kind::RELINQUISH), &vm.host)?;
         let head = Head { slot: relinquish.slot, statement: relinquish.statement };
         Self::check_not_behind(vm, head)?;
         Ok(head)
@@ -148,7 +148,7 @@ impl Control {
     ) -> Result<Head, Failure> {
         let statement = &certificate.statement;
         let config = self.verifiers.config(statement.epoch)?;
-        certificate.verify(config, &config.expect(id, Kind::SLOT_SAMPLED))?;
+        certificate.verify(config, &config.expected(id, Kind::SLOT_SAMPLED))?;
         let head = Head { slot: statement.slot, statement: statement.digest() };
         if statement.body.generation >= vm.next_generation {
             let (have, got) = (vm.generation, statement.body.generation);
@@ -184,7 +184,7 @@ impl Control {
             return Err(Failure::not_authorized(format!("host {} has no part in the VM", entry.author)));
         }
         let config = self.verifiers.config(activation.epoch)?;
-        certificate.verify(config, &config.expect(id, Kind::ACTIVATE), None)?;
+        certificate.verify(config, &config.expected(id, Kind::ACTIVATE), None)?;
         let active = vm.active.as_ref();
         if active.is_some_and(|active| active.activation == activation.digest()) {
             return Ok(Answer::Activated { vm: id, generation });

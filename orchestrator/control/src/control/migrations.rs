@@ -183,7 +183,7 @@ impl Control {
         }
         let id = migration.vm;
         let config = self.verifiers.config(refusal.epoch)?;
-        refusal.verify(&config.expect(id, Kind::REFUSAL))?;
+        refusal.verify(&config.expected(id, Kind::REFUSAL))?;
         match migration.phase {
             Phase::Granted => {}
             Phase::Declined if is_grant(&migration.decision) => {

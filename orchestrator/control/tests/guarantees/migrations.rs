@@ -41,7 +41,7 @@ fn test_grant_is_a_certificate_that_verifiers_accept() {
         tally.add(number, grant.sign(&orchestrator_key(number))).unwrap();
     }
     let certificate = tally.certificate().unwrap();
-    assert_eq!(certificate.verify(&group, &group.expect(vm, Kind::DECISION)), Ok(()));
+    assert_eq!(certificate.verify(&group, &group.expected(vm, Kind::DECISION)), Ok(()));
 }
 
 #[test]

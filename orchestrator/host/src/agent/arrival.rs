@@ -22,7 +22,7 @@ impl Agent {
         let vm = offer.spec.id();
         let statement = &offer.base.statement;
         let members = group.past(statement.group, statement.epoch).map_err(|e| of(&e))?;
-        offer.base.verify(members, &members.expect(vm, Kind::SLOT_SAMPLED)).map_err(|e| of(&e))?;
+        offer.base.verify(members, &members.expected(vm, Kind::SLOT_SAMPLED)).map_err(|e| of(&e))?;
         let body = &statement.body;
         // The slot may stem from the generation before the source's own, which began with exactly this slot.
         let (generation, host) = match &offer.activation {
@@ -30,7 +30,9 @@ impl Agent {
             Some(activation) => {
                 let began = &activation.activation;
                 let members = group.past(began.group, began.epoch).map_err(|e| of(&e))?;
-                activation.verify(members, &members.expect(vm, Kind::ACTIVATE), None).map_err(|e| of(&e))?;
+                activation
+                    .verify(members, &members.expected(vm, Kind::ACTIVATE), None)
+                    .map_err(|e| of(&e))?;
                 (activation.activation.generation, activation.activation.host)
             }
         };
@@ -68,7 +70,7 @@ impl Agent {
         let statement = &propose.proposal.statement;
         let members = self.loaded.group.past(statement.group, statement.epoch);
         members
-            .and_then(|members| statement.check(&members.expect(vm.id, Kind::SLOT_REPLAYED)))
+            .and_then(|members| statement.check(&members.expected(vm.id, Kind::SLOT_REPLAYED)))
             .map_err(|e| refusal(e.kind(), &e))?;
         propose.proposal.verify().map_err(|e| refusal(e.kind(), &e))?;
         if statement.body.host != immigration.source || statement.body.generation != vm.generation {
@@ -96,7 +98,7 @@ impl Agent {
         let of = |e: quorate_attest::VerifyError| refusal(e.kind(), &e);
         let relinquish = &handover.relinquish;
         let members = group.past(relinquish.group, relinquish.epoch).map_err(of)?;
-        relinquish.verify(&members.expect(vm.id, Kind::RELINQUISH), &immigration.source).map_err(of)?;
+        relinquish.verify(&members.expected(vm.id, Kind::RELINQUISH), &immigration.source).map_err(of)?;
         let names = relinquish.slot == statement.slot
             && relinquish.statement == statement.digest()
             && relinquish.generation == vm.generation
@@ -109,7 +111,7 @@ impl Agent {
         }
         let before = &handover.before;
         let members = group.past(before.statement.group, before.statement.epoch).map_err(of)?;
-        before.verify(members, &members.expect(vm.id, Kind::SLOT_SAMPLED)).map_err(of)?;
+        before.verify(members, &members.expected(vm.id, Kind::SLOT_SAMPLED)).map_err(of)?;
         if before.statement.digest() != statement.body.previous {
             return Err(refusal("LogChainBroken", &"the certificate is not of the slot before"));
         }

@@ -447,7 +447,7 @@ impl Agent {
         if let (Some(vm), Some(emigration)) = (&self.vm, &mut self.emigration) {
             let members = self.loaded.group.past(word.group, word.epoch);
             let genuine =
-                members.is_ok_and(|members| word.verify(&members.expect(vm.id, Kind::REFUSAL)).is_ok());
+                members.is_ok_and(|members| word.verify(&members.expected(vm.id, Kind::REFUSAL)).is_ok());
             if word.host == emigration.destination && genuine {
                 emigration.refusal = Some(word);
             }
@@ -586,7 +586,7 @@ fn check_activation(
     let (activation, decision) = (&certificate.activation, &certificate.grant.decision);
     let orchestrators = loaded.orchestrators.past(decision.group, decision.epoch)?;
     let members = loaded.group.past(activation.group, activation.epoch)?;
-    certificate.verify(members, &members.expect(vm, Kind::ACTIVATE), Some(orchestrators))
+    certificate.verify(members, &members.expected(vm, Kind::ACTIVATE), Some(orchestrators))
 }
 
 /// Keeps the exchange with a destination: what the agent sends goes out, what comes back becomes events.

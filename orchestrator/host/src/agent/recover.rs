@@ -78,11 +78,11 @@ impl Agent {
         let statement = &certificate.statement;
         let of = |error: quorate_attest::VerifyError| refusal(error.kind(), &error);
         let orchestrators = orchestrators.past(decision.group, decision.epoch).map_err(of)?;
-        grant.verify(orchestrators, &orchestrators.expect(decision.vm, Kind::DECISION)).map_err(of)?;
+        grant.verify(orchestrators, &orchestrators.expected(decision.vm, Kind::DECISION)).map_err(of)?;
         let digest = statement.digest();
         decision.check_grant(decision.generation, statement.slot, digest, &self.key()).map_err(of)?;
         let members = group.past(statement.group, statement.epoch).map_err(of)?;
-        certificate.verify(members, &members.expect(decision.vm, Kind::SLOT_SAMPLED)).map_err(of)?;
+        certificate.verify(members, &members.expected(decision.vm, Kind::SLOT_SAMPLED)).map_err(of)?;
         if statement.body.generation >= decision.generation {
             return Err(refusal("FencedGeneration", &"the slot belongs to a later generation"));
         }

@@ -194,7 +194,7 @@ impl AnswerCheck {
         let activation = &certificate.activation;
         // What began in an earlier epoch goes on in this one.
         let members = self.group.past(activation.group, activation.epoch)?;
-        certificate.verify(members, &members.expect(self.vm, Kind::ACTIVATE), None)?;
+        certificate.verify(members, &members.expected(self.vm, Kind::ACTIVATE), None)?;
         let got = activation.generation;
         if got < self.head.generation {
             return Err(AnswerRefused::FencedGeneration { have: self.head.generation, got });
@@ -221,7 +221,7 @@ impl AnswerCheck {
         // Many outputs come under one certificate: equal bytes need no second verification.
         if self.certificates.get(&place) != Some(certificate) {
             let members = self.group.fresh(statement.group, statement.epoch)?;
-            certificate.verify(members, &members.expect(self.vm, Kind::SLOT_SAMPLED))?;
+            certificate.verify(members, &members.expected(self.vm, Kind::SLOT_SAMPLED))?;
         }
         Ok(())
     }

@@ -201,7 +201,7 @@ pub async fn newest_certified<A: Ask>(
 ) -> Result<Newest, RecoveryError> {
     let need = group.rule()?.quorum();
     let nonce = Nonce::from_bytes(fresh().map_err(|error| RecoveryError::Random(error.to_string()))?);
-    let expected = group.expect(vm, Kind::HEAD);
+    let expected = group.expected(vm, Kind::HEAD);
     let asked = ask_all(verifiers, |_| Some(HeadQuery { vm, nonce }.into())).await;
     let heads: Vec<_> = asked
         .into_iter()

@@ -343,7 +343,7 @@ fn second_certificate_for_a_slot_is_kept_as_evidence() {
     fork.certificate = Some(world.certify(&statement));
     assert_eq!(check.check(&request, None, &fork).unwrap_err().kind(), "ConflictingCertificates");
     let evidence = check.conflict().unwrap();
-    let expected = world.group.expect(world.spec.id(), quorate_attest::statement::Kind::SLOT_REPLAYED);
+    let expected = world.group.expected(world.spec.id(), quorate_attest::statement::Kind::SLOT_REPLAYED);
     assert_eq!(evidence.verify(&world.group, &expected).unwrap(), [0, 1, 2]);
 }
 

@@ -118,8 +118,10 @@ fn receipts_of_a_quorum_are_one_certificate_and_their_leaves_are_in_the_log() {
             .unwrap()
             .verify(
                 &group,
-                &group
-                    .expect(quorate_attest::receipt::LOG_INSTANCE, quorate_attest::statement::Kind::RECEIPT),
+                &group.expected(
+                    quorate_attest::receipt::LOG_INSTANCE,
+                    quorate_attest::statement::Kind::RECEIPT,
+                ),
             )
             .unwrap();
         let folder = tempfile::tempdir().unwrap();

@@ -32,7 +32,7 @@ fn a_change_of_the_group_lets_one_leave_and_another_join_and_loses_nothing() {
     cluster.start(4);
     let orderer = cluster.orderer_of(&group, &operator(), Role::Operator);
     let after = runtime.block_on(order(&cluster, &orderer, 20..40));
-    let expected = group.expect(LOG_INSTANCE, Kind::RECEIPT);
+    let expected = group.expected(LOG_INSTANCE, Kind::RECEIPT);
     for ordered in after.values() {
         ordered.receipt.verify(&group, &expected).unwrap();
         assert!(ordered.receipt.receipt.index > 20, "the log goes on");

@@ -42,7 +42,7 @@ pub async fn order(
 
 /// Checks each certificate and that no two operations have one place.
 fn check(cluster: &Cluster, acknowledged: &BTreeMap<u64, Ordered>) {
-    let expected = cluster.group.expect(LOG_INSTANCE, Kind::RECEIPT);
+    let expected = cluster.group.expected(LOG_INSTANCE, Kind::RECEIPT);
     let mut places = BTreeMap::new();
     for (number, ordered) in acknowledged {
         ordered.receipt.verify(&cluster.group, &expected).unwrap();

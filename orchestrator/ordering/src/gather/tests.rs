@@ -76,7 +76,7 @@ fn a_quorum_of_equal_answers_is_believed_and_one_less_is_not() {
     }
     let ordered = gather.add(1, &applied(&group, 1, b"ok", Some(grant.clone()))).unwrap().unwrap();
     assert_eq!(ordered.outcome, b"ok");
-    let expected = group.expect(grant.vm, quorate_attest::statement::Kind::DECISION);
+    let expected = group.expected(grant.vm, quorate_attest::statement::Kind::DECISION);
     ordered.decision.unwrap().verify(&group, &expected).unwrap();
 }
 

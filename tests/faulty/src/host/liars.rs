@@ -125,7 +125,7 @@ impl Second {
             tracing::error!(%error, "the certificates cannot be written");
         }
         let kind = "ConflictingCertificates".to_owned();
-        let scope = self.group.expect(pair.first.statement.vm, Kind::SLOT_SAMPLED);
+        let scope = self.group.expected(pair.first.statement.vm, Kind::SLOT_SAMPLED);
         let detail = match pair.verify(&self.group, &scope) {
             Ok(both) => format!("slot {} is certified twice; verifiers {both:?} signed both", slot.0),
             Err(error) => format!("slot {} is not certified twice: {error}", slot.0),

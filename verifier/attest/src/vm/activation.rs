@@ -196,7 +196,7 @@ impl ActivationCertificate {
         }
         self.activation.check_grant(&self.grant.decision)?;
         if let Some(orchestrators) = orchestrators {
-            self.grant.verify(orchestrators, &orchestrators.expect(expected.instance, Kind::DECISION))?;
+            self.grant.verify(orchestrators, &orchestrators.expected(expected.instance, Kind::DECISION))?;
         }
         verify_signatures(group, &activation.encode(), &self.attestations)
     }
@@ -219,7 +219,7 @@ impl ActivationTally {
         grant: DecisionCertificate,
     ) -> Result<Self, VerifyError> {
         let statement = activation.to_statement();
-        group.expect(grant.decision.vm, Kind::ACTIVATE).check(&statement)?;
+        group.expected(grant.decision.vm, Kind::ACTIVATE).check(&statement)?;
         activation.check_grant(&grant.decision)?;
         Ok(Self { activation, grant, message: statement.encode(), votes: Votes::new(group)? })
     }

@@ -189,7 +189,7 @@ impl DecisionTally {
     /// Starts counting for a decision of this group in its epoch.
     pub fn new(orchestrators: &GroupConfig, decision: Decision) -> Result<Self, VerifyError> {
         let statement = decision.to_statement();
-        orchestrators.expect(decision.vm, Kind::DECISION).check(&statement)?;
+        orchestrators.expected(decision.vm, Kind::DECISION).check(&statement)?;
         Ok(Self { decision, message: statement.encode(), votes: Votes::new(orchestrators)? })
     }
 

@@ -98,17 +98,17 @@ impl HeadAnswer {
 
     /// Like [`Self::verify`] for an answer of the current epoch, whose slot and vote may be older.
     pub fn verify_fresh(&self, chain: &GroupChain, vm: VmId, nonce: &Nonce) -> Result<(), VerifyError> {
-        self.verify_answer(chain, &chain.expect(vm, Kind::HEAD), nonce)?;
+        self.verify_answer(chain, &chain.expected(vm, Kind::HEAD), nonce)?;
         let mut members = chain.current();
         if let Some(SlotStatement { group, epoch, vm: got, .. }) =
             self.proposal.as_ref().map(|p| &p.statement)
         {
             members = chain.past(*group, *epoch)?;
-            members.expect(vm, Kind::PROPOSAL).check_scope(*group, *epoch, *got)?;
+            members.expected(vm, Kind::PROPOSAL).check_scope(*group, *epoch, *got)?;
         }
         if let Some(vote) = &self.vote {
             let voters = chain.past(vote.group, vote.epoch)?;
-            voters.expect(vm, Kind::ACTIVATE).check_scope(vote.group, vote.epoch, vote.vm)?;
+            voters.expected(vm, Kind::ACTIVATE).check_scope(vote.group, vote.epoch, vote.vm)?;
         }
         self.verify_slot(chain, members)?;
         self.verify_vote(chain)

@@ -314,7 +314,7 @@ pub struct Tally {
 impl Tally {
     /// Starts counting for `statement`, which must belong to the group and its epoch.
     pub fn new(group: &GroupConfig, statement: SlotStatement) -> Result<Self, VerifyError> {
-        statement.check(&group.expect(statement.vm, Kind::SLOT_REPLAYED))?;
+        statement.check(&group.expected(statement.vm, Kind::SLOT_REPLAYED))?;
         let encodings = Encodings::of(&statement);
         Ok(Self { statement, encodings, votes: Votes::new(group)?, modes: BTreeMap::new() })
     }

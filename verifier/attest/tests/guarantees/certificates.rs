@@ -20,7 +20,7 @@ fn statement(group: &GroupConfig) -> Statement {
 }
 
 fn expected(group: &GroupConfig) -> Expected {
-    group.expect(VmId::from_bytes([0x22; 32]), Kind(0x0201))
+    group.expected(VmId::from_bytes([0x22; 32]), Kind(0x0201))
 }
 
 fn signed_by(group: &GroupConfig, verifiers: &[u16]) -> Certificate {

@@ -301,7 +301,7 @@ fn decided(config: &GroupConfig, signers: &[u16]) -> DecisionCertificate {
 #[test]
 fn test_certificate_of_a_retired_epoch_is_history_and_never_fresh() {
     let chain = chain(2);
-    let expected = |epoch| chain.config(Epoch(epoch)).unwrap().expect(spec().id(), Kind::DECISION);
+    let expected = |epoch| chain.config(Epoch(epoch)).unwrap().expected(spec().id(), Kind::DECISION);
     for epoch in 0..3 {
         let config = chain.config(Epoch(epoch)).unwrap();
         assert_eq!(decided(config, &[0, 1, 2]).verify(config, &expected(epoch)), Ok(()));
@@ -316,7 +316,7 @@ fn test_certificate_of_a_retired_epoch_is_history_and_never_fresh() {
 #[test]
 fn test_quorum_of_old_members_cannot_sign_in_the_new_epoch() {
     let chain = chain(1);
-    let (now, expected) = (chain.current(), chain.current().expect(spec().id(), Kind::DECISION));
+    let (now, expected) = (chain.current(), chain.current().expected(spec().id(), Kind::DECISION));
     let mut certificate = decided(now, &[0, 1]);
     let removed = certificate.decision.sign(&vote_key(0));
     for (index, kind) in [(3, "BadSignature"), (4, "SignerOutOfRange")] {

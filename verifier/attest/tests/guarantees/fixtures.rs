@@ -94,7 +94,7 @@ pub fn slot(group: &GroupConfig, number: u64) -> SlotStatement {
 }
 
 pub fn expect(group: &GroupConfig, kind: Kind) -> Expected {
-    group.expect(spec().id(), kind)
+    group.expected(spec().id(), kind)
 }
 
 pub fn attest(statement: &SlotStatement, verifier: u16, mode: Mode) -> Attestation {

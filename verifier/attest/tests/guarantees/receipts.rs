@@ -13,7 +13,7 @@ pub fn receipt_certificate(group: &GroupConfig, orchestrators: &[u16]) -> Receip
 }
 
 fn expected(group: &GroupConfig) -> Expected {
-    group.expect(LOG_INSTANCE, Kind::RECEIPT)
+    group.expected(LOG_INSTANCE, Kind::RECEIPT)
 }
 
 #[test]

@@ -200,7 +200,7 @@ fn conflicting_certificates_are_kept_as_evidence_and_stop_the_verifier() {
     assert_eq!(kind(&offer(&mut verifier, left.offer(3, Some(others(&left))))), "(Done)");
     assert_eq!(kind(&offer(&mut verifier, right.offer(3, Some(others(&right))))), "ConflictingCertificates");
     let [Evidence::ConflictingCertificates(pair)] = &verifier.evidence[..] else { panic!("no evidence") };
-    let expected = verifier.context.expect(run.vm(), Mode::Replayed.kind());
+    let expected = verifier.context.expected(run.vm(), Mode::Replayed.kind());
     assert_eq!(pair.verify(&run.group, &expected), Ok(vec![1, 2, 3]));
     assert!(verifier.stopped.is_some());
     let query = HeadQuery { vm: run.vm(), nonce: Nonce::from_bytes([1; 16]) };
@@ -216,7 +216,7 @@ fn head_answer_is_signed_fresh_and_tells_the_newest_signed_slot() {
     let (mut verifier, run) = attested_run(Mode::Replayed, 4);
     let nonce = Nonce::from_bytes([9; 16]);
     let query = HeadQuery { vm: run.vm(), nonce };
-    let expected = verifier.context.expect(run.vm(), quorate_attest::statement::Kind::HEAD);
+    let expected = verifier.context.expected(run.vm(), quorate_attest::statement::Kind::HEAD);
     let head = |answer: FromVerifier| -> HeadAnswer {
         let FromVerifier::Head(answer) = answer else { panic!("{answer:?}") };
         answer.verify(&run.group, &expected, &nonce).unwrap();

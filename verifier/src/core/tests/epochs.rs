@@ -83,7 +83,7 @@ fn certificate_of_a_set_that_was_never_final_is_refused() {
     let mut attestations = certify(&second, &statement, 0..3).attestations;
     attestations[0] = quorate_attest::vm::Attestation::sign(&statement, 0, Mode::Replayed, &vote_key(10));
     let never_final = SlotCertificate { statement, attestations };
-    let expected = fork.expect(run.vm(), quorate_attest::statement::Kind::SLOT_SAMPLED);
+    let expected = fork.expected(run.vm(), quorate_attest::statement::Kind::SLOT_SAMPLED);
     assert!(never_final.verify(&fork, &expected).is_ok(), "it holds in the set that lost");
     let offered = ToVerifier::StateOffer(ahead.offer(3, Some(never_final)));
     assert_eq!(kind(&verifier.ask(offered)), "BadSignature");

@@ -82,7 +82,7 @@ fn fork_of_one_slot_is_kept_as_evidence_and_never_signed() {
     let mut verifier = verifier.restart();
     assert_eq!(kind(&verifier.propose(&second)), "EquivocationEvidence");
     let [Evidence::Equivocation(pair)] = &verifier.evidence[..] else { panic!("no evidence") };
-    let expected = verifier.context.expect(honest.vm(), Mode::Replayed.kind());
+    let expected = verifier.context.expected(honest.vm(), Mode::Replayed.kind());
     assert_eq!(pair.verify(&expected), Ok(host_a().public()));
 }
 

@@ -92,7 +92,7 @@ impl BulkListener {
     ///
     /// # Errors
     /// `SessionBindingMismatch` if the purpose is already awaited.
-    pub fn expect(&self, peer: &PublicKey, purpose: Purpose) -> Result<Expected, TransportError> {
+    pub fn announce(&self, peer: &PublicKey, purpose: Purpose) -> Result<Expected, TransportError> {
         let (to, from) = sync_channel(1);
         let mut awaited = self.shared.awaited();
         if awaited.contains_key(purpose.as_bytes()) {

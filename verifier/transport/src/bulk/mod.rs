@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! source                                         destination
-//!   │                                              │ listener.expect(source key, purpose)
+//!   │                                              │ listener.announce(source key, purpose)
 //!   │ bulk.connect(addr, destination key, purpose)
 //!   │ TCP, TLS 1.3 with both raw keys ──────────▶  │ both keys known, not revoked, not blocked
 //!   │ Hello, Answer, Confirm as for messages ───▶  │ purpose expected, and from this key?

@@ -27,7 +27,7 @@ fn listener(limits: Limits) -> (Bulk, BulkListener, SocketAddr) {
 
 fn connected(limits: Limits) -> (BulkStream, BulkStream) {
     let (_destination, listener, addr) = listener(limits.clone());
-    let expected = listener.expect(&key(1).public(), purpose(7)).unwrap();
+    let expected = listener.announce(&key(1).public(), purpose(7)).unwrap();
     let source = bulk(1, limits).connect(addr, &key(2).public(), purpose(7)).unwrap();
     (source, expected.accept(PATIENCE).unwrap())
 }
@@ -63,7 +63,7 @@ fn test_bulk_pages_arrive_whole_between_the_announced_ends() {
 #[test]
 fn test_bulk_wrong_key_is_refused_both_ways() {
     let (destination, listener, addr) = listener(limits());
-    let _expected = listener.expect(&key(1).public(), purpose(7)).unwrap();
+    let _expected = listener.announce(&key(1).public(), purpose(7)).unwrap();
     let refused = |bulk: Bulk, expected: u8| {
         bulk.connect(addr, &key(expected).public(), purpose(7)).unwrap_err().kind()
     };
@@ -82,8 +82,8 @@ fn test_bulk_wrong_key_is_refused_both_ways() {
 #[test]
 fn test_bulk_connection_belongs_to_one_purpose_and_one_peer_once() {
     let (_destination, listener, addr) = listener(limits());
-    let expected = listener.expect(&key(1).public(), purpose(7)).unwrap();
-    assert_eq!(listener.expect(&key(1).public(), purpose(7)).unwrap_err().kind(), "SessionBindingMismatch");
+    let expected = listener.announce(&key(1).public(), purpose(7)).unwrap();
+    assert_eq!(listener.announce(&key(1).public(), purpose(7)).unwrap_err().kind(), "SessionBindingMismatch");
     let dial = |n, about| bulk(n, limits()).connect(addr, &key(2).public(), about);
     assert_eq!(dial(1, purpose(8)).unwrap_err().kind(), "SessionBindingMismatch", "not announced");
     assert_eq!(dial(3, purpose(7)).unwrap_err().kind(), "SessionBindingMismatch", "announced for another");
@@ -92,7 +92,7 @@ fn test_bulk_connection_belongs_to_one_purpose_and_one_peer_once() {
     let accepted = expected.accept(PATIENCE).unwrap();
     assert_eq!(accepted.peer(), Some(&key(1).public()));
     drop((first, expected));
-    let withdrawn = listener.expect(&key(1).public(), purpose(9)).unwrap();
+    let withdrawn = listener.announce(&key(1).public(), purpose(9)).unwrap();
     drop(withdrawn);
     assert_eq!(dial(1, purpose(9)).unwrap_err().kind(), "SessionBindingMismatch", "withdrawn");
     assert!(Purpose::new([0; 32]).is_err(), "zero is the purpose of message connections");
@@ -105,7 +105,7 @@ fn test_bulk_key_blocked_for_messages_is_blocked_for_bulk() {
     let endpoint = node(2, limits());
     let listener = endpoint.bulk().listen(LOCAL).unwrap();
     let addr = listener.local_addr().unwrap();
-    let _expected = listener.expect(&key(1).public(), purpose(7)).unwrap();
+    let _expected = listener.announce(&key(1).public(), purpose(7)).unwrap();
     endpoint.block(&key(1).public(), "ChunkHashMismatch");
     let error = bulk(1, limits()).connect(addr, &key(2).public(), purpose(7)).unwrap_err();
     assert_eq!(error.kind(), "PeerBlocked");
@@ -124,7 +124,7 @@ fn test_bulk_half_open_handshakes_are_bounded_and_end() {
         assert!(Instant::now() < deadline, "{:?}", destination.counters().samples());
         thread::yield_now();
     }
-    let expected = listener.expect(&key(1).public(), purpose(7)).unwrap();
+    let expected = listener.announce(&key(1).public(), purpose(7)).unwrap();
     let _source = bulk(1, limits()).connect(addr, &key(2).public(), purpose(7)).unwrap();
     assert!(expected.accept(PATIENCE).is_ok());
     drop(held);

@@ -210,7 +210,7 @@ fn check(run: &Run, newest: &Newest, slot: u64) {
     let certificate = &newest.certificate;
     assert_eq!(certificate.statement.slot, Slot(slot), "{newest:?}");
     assert_eq!(certificate.statement.digest(), run.digest(slot as usize));
-    certificate.verify(&run.group, &run.group.expect(run.spec.id(), Kind::SLOT_REPLAYED)).unwrap();
+    certificate.verify(&run.group, &run.group.expected(run.spec.id(), Kind::SLOT_REPLAYED)).unwrap();
 }
 
 #[tokio::test]
