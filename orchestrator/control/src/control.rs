@@ -24,7 +24,6 @@ use crate::state::{
     Client, FINISHED_COUNT_KEY, FINISHED_LIMIT, Finished, GroupEntry, Migration, QUOTA_WINDOW, Vm, VmEntry,
     client_key, finished_key, group_key, vm_key,
 };
-use crate::state_map::StateMap;
 use crate::submission::Submission;
 
 /// What an entry of the log led to.
@@ -104,7 +103,7 @@ impl Entry {
 pub struct Control {
     pub(crate) orchestrators: GroupChain,
     pub(crate) verifiers: GroupChain,
-    pub(crate) map: StateMap,
+    pub(crate) map: StateTree,
     // What follows is the map in a form that is quick to use.
     vms: BTreeMap<VmId, Vm>,
     names: BTreeMap<String, VmId>,
@@ -133,7 +132,7 @@ impl Control {
         Self {
             orchestrators,
             verifiers,
-            map: StateMap::default(),
+            map: StateTree::default(),
             vms: BTreeMap::new(),
             names: BTreeMap::new(),
             holdings: BTreeMap::new(),
@@ -186,9 +185,9 @@ impl Control {
         (root, size)
     }
 
-    /// Form from which proofs about the state are made. Costs as much as the state is large.
-    pub fn to_tree(&self) -> StateTree {
-        self.map.to_tree()
+    /// The state as a sorted map, from which proofs are made.
+    pub fn tree(&self) -> &StateTree {
+        &self.map
     }
 
     /// A VM in the registry.

@@ -35,7 +35,6 @@ mod control;
 mod outcome;
 mod snapshot;
 mod state;
-mod state_map;
 mod submission;
 
 pub use command::{AbortEvidence, Command, Quota, Which};

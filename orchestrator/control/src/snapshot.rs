@@ -9,6 +9,7 @@ use quorate_attest::encoding::{Bounded, DecodeError, from_bytes};
 use quorate_attest::epoch::GroupChain;
 use quorate_attest::id::VmId;
 use quorate_attest::key::PublicKey;
+use quorate_attest::state_tree::StateTree;
 
 use crate::command::Which;
 use crate::control::Control;
@@ -16,7 +17,6 @@ use crate::state::{
     CLIENT_PREFIX, Client, FINISHED_COUNT_KEY, FINISHED_LIMIT, FINISHED_PREFIX, Finished, GroupEntry,
     VM_PREFIX, VmEntry, group_key,
 };
-use crate::state_map::StateMap;
 
 /// Most bytes of a snapshot.
 pub const SNAPSHOT_LIMIT: usize = 256 << 20;
@@ -77,7 +77,7 @@ impl Control {
         if entries.iter().filter(|(key, _)| groups.contains(&key.as_slice())).count() != groups.len() {
             return Err(malformed(entries.len(), "a group is missing"));
         }
-        self.map = StateMap::from_sorted(entries);
+        self.map = StateTree::from_sorted(entries);
         Ok(())
     }
 

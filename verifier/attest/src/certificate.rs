@@ -14,6 +14,7 @@ use crate::encoding::{Bounded, bounded_list};
 use crate::error::{Signer, VerifyError};
 use crate::group::GroupConfig;
 use crate::key::{PublicKey, Signature};
+use crate::quorum::QuorumRule;
 use crate::statement::{Expected, Statement};
 
 /// Most signatures of a certificate.
@@ -51,7 +52,17 @@ pub fn verify_signatures(
     message: &[u8],
     signatures: &[(u16, Signature)],
 ) -> Result<(), VerifyError> {
-    let mut votes = Votes::new(group)?;
+    verify_at_least(group, group.rule()?.quorum(), message, signatures)
+}
+
+/// Checks a strictly ascending list of signatures over `message` and that there are `need` of them.
+pub fn verify_at_least(
+    group: &GroupConfig,
+    need: u64,
+    message: &[u8],
+    signatures: &[(u16, Signature)],
+) -> Result<(), VerifyError> {
+    let mut votes = Votes::at_least(group, need)?;
     for (verifier, signature) in signatures {
         votes.add_ascending(*verifier, message, *signature)?;
     }
@@ -69,7 +80,13 @@ pub struct Votes {
 impl Votes {
     /// No votes yet, of a feasible group.
     pub fn new(group: &GroupConfig) -> Result<Self, VerifyError> {
-        Ok(Self { keys: group.vote_keys(), need: group.rule()?.quorum(), signatures: BTreeMap::new() })
+        Self::at_least(group, group.rule()?.quorum())
+    }
+
+    /// No votes yet, of which `need` are to be enough: a quorum, or `f + 1` where one honest voice is.
+    pub fn at_least(group: &GroupConfig, need: u64) -> Result<Self, VerifyError> {
+        group.rule()?;
+        Ok(Self { keys: group.vote_keys(), need, signatures: BTreeMap::new() })
     }
 
     /// Verifies and adds a vote in any order. A refused vote changes nothing.
@@ -160,5 +177,64 @@ impl Tally {
     pub fn certificate(&self) -> Result<Certificate, VerifyError> {
         self.votes.check_quorum()?;
         Ok(Certificate { statement: self.statement.clone(), signatures: self.votes.iter().collect() })
+    }
+}
+
+/// A value of its own type that members of a group sign.
+pub trait Certifiable: Clone {
+    /// The value with enough signatures.
+    type Certificate;
+
+    /// What is signed.
+    fn to_statement(&self) -> Statement;
+
+    /// Refuses a value that is not of this group in its epoch, or that contradicts itself.
+    fn check_scope(&self, group: &GroupConfig) -> Result<(), VerifyError>;
+
+    /// How many signatures are enough: a quorum, unless the type needs one honest voice only.
+    fn need(rule: &QuorumRule) -> u64 {
+        rule.quorum()
+    }
+
+    /// Puts value and signatures together.
+    fn certified(self, signatures: Vec<(u16, Signature)>) -> Self::Certificate;
+}
+
+/// Collects signatures on one value until they are its certificate.
+#[derive(Debug, Clone)]
+pub struct TallyOf<T> {
+    subject: T,
+    message: Vec<u8>,
+    votes: Votes,
+}
+
+impl<T: Certifiable> TallyOf<T> {
+    /// Starts counting for a value of this group in its epoch.
+    pub fn new(group: &GroupConfig, subject: T) -> Result<Self, VerifyError> {
+        subject.check_scope(group)?;
+        let votes = Votes::at_least(group, T::need(&group.rule()?))?;
+        Ok(Self { message: subject.to_statement().encode(), subject, votes })
+    }
+
+    /// What is being certified.
+    pub fn subject(&self) -> &T {
+        &self.subject
+    }
+
+    /// Verifies and adds one signature; answers whether there are enough. A refused one changes nothing.
+    pub fn add(&mut self, member: u16, signature: Signature) -> Result<bool, VerifyError> {
+        self.votes.add(member, &self.message, signature)?;
+        Ok(self.votes.check_quorum().is_ok())
+    }
+
+    /// Signatures so far and signatures needed.
+    pub fn progress(&self) -> (u64, u64) {
+        self.votes.progress()
+    }
+
+    /// The certificate; [`VerifyError::QuorumNotReached`] before there are enough signatures.
+    pub fn certificate(&self) -> Result<T::Certificate, VerifyError> {
+        self.votes.check_quorum()?;
+        Ok(self.subject.clone().certified(self.votes.iter().collect()))
     }
 }

@@ -146,6 +146,13 @@ macro_rules! opaque_bytes {
     )* };
 }
 
+impl ServiceId {
+    /// The service as an instance: what statements about it and requests to it name in the place of a VM.
+    pub const fn instance(self) -> VmId {
+        VmId::from_bytes(self.0)
+    }
+}
+
 /// Implements serde through `Display` and `FromStr`, when the feature is on.
 macro_rules! hex_serde {
     ($name:ident) => {
@@ -178,6 +185,8 @@ opaque_bytes! {
     ConfigDigest[32];
     /// A VM: digest of its specification ([`crate::vm::VmSpec::id`]).
     VmId[32];
+    /// An ordered service: digest of its specification ([`crate::service::ServiceSpec::id`]).
+    ServiceId[32];
     /// SHA-256 of an image (a guest ELF file).
     ImageDigest[32];
     /// BLAKE3 tree root over all memory pages of a machine.

@@ -47,6 +47,7 @@ pub mod possession;
 pub mod quorum;
 pub mod receipt;
 pub mod request;
+pub mod service;
 pub mod state_tree;
 pub mod statement;
 pub mod tlog_proof;

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
-use crate::certificate::{SIGNATURES_LIMIT, Votes, verify_signatures};
+use crate::certificate::{Certifiable, SIGNATURES_LIMIT, TallyOf, verify_signatures};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::{Bounded, bounded_list, to_bytes};
 use crate::error::{Signer, VerifyError};
@@ -153,41 +153,21 @@ impl ReceiptCertificate {
     }
 }
 
-/// Collects signatures on one receipt until they are a certificate.
-#[derive(Debug, Clone)]
-pub struct ReceiptTally {
-    receipt: Receipt,
-    message: Vec<u8>,
-    votes: Votes,
-}
+/// Collects signatures on one receipt.
+pub type ReceiptTally = TallyOf<Receipt>;
 
-impl ReceiptTally {
-    /// Starts counting for a receipt of this group in its epoch.
-    pub fn new(orchestrators: &GroupConfig, receipt: Receipt) -> Result<Self, VerifyError> {
-        receipt.check(&orchestrators.expected(LOG_INSTANCE, Kind::RECEIPT))?;
-        let message = receipt.to_statement().encode();
-        Ok(Self { receipt, message, votes: Votes::new(orchestrators)? })
+impl Certifiable for Receipt {
+    type Certificate = ReceiptCertificate;
+
+    fn to_statement(&self) -> Statement {
+        self.to_statement()
     }
 
-    /// What is being certified.
-    pub fn receipt(&self) -> &Receipt {
-        &self.receipt
+    fn check_scope(&self, orchestrators: &GroupConfig) -> Result<(), VerifyError> {
+        self.check(&orchestrators.expected(LOG_INSTANCE, Kind::RECEIPT))
     }
 
-    /// Verifies and adds one signature; answers whether a quorum is reached. A refused one changes nothing.
-    pub fn add(&mut self, orchestrator: u16, signature: Signature) -> Result<bool, VerifyError> {
-        self.votes.add(orchestrator, &self.message, signature)?;
-        Ok(self.votes.check_quorum().is_ok())
-    }
-
-    /// Signatures so far and signatures needed.
-    pub fn progress(&self) -> (u64, u64) {
-        self.votes.progress()
-    }
-
-    /// The certificate; [`VerifyError::QuorumNotReached`] before there are enough signatures.
-    pub fn certificate(&self) -> Result<ReceiptCertificate, VerifyError> {
-        self.votes.check_quorum()?;
-        Ok(ReceiptCertificate { receipt: self.receipt, signatures: self.votes.iter().collect() })
+    fn certified(self, signatures: Vec<(u16, Signature)>) -> ReceiptCertificate {
+        ReceiptCertificate { receipt: self, signatures }
     }
 }

@@ -4,15 +4,16 @@
 //! size, which must be certified together with it, a proof can show that a key is there, that it is *not* there (its two
 //! neighbours are adjacent), and that a range is complete. Without the size nothing shows that a neighbour is the last.
 
-use alloc::collections::BTreeMap;
+mod tree;
+
+pub use tree::{Changes, StateTree};
+
 use alloc::vec::Vec;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::encoding::{Bounded, bounded_bytes, bounded_list, to_bytes};
-use crate::merkle::{
-    Digest, PROOF_LIMIT, ProofError, Sha256Tree, TreeHash, inclusion_proof, root, verify_inclusion,
-};
+use crate::merkle::{Digest, PROOF_LIMIT, ProofError, Sha256Tree, TreeHash, verify_inclusion};
 
 /// Most bytes of a key.
 pub const KEY_LIMIT: usize = 4096;
@@ -170,57 +171,6 @@ impl Neighbours<'_> {
             return Err(ProofError::new("root of an empty state is wrong"));
         }
         Ok(())
-    }
-}
-
-/// A whole state in memory, from which proofs are made.
-#[derive(Debug, Clone, Default)]
-pub struct StateTree {
-    entries: Vec<(Vec<u8>, Vec<u8>)>,
-    leaves: Vec<Digest>,
-}
-
-impl StateTree {
-    /// Takes the entries of a map.
-    pub fn new(map: &BTreeMap<Vec<u8>, Vec<u8>>) -> Self {
-        let entries: Vec<_> = map.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        let leaves = entries.iter().map(|(key, value)| leaf(key, value)).collect();
-        Self { entries, leaves }
-    }
-
-    /// Root and size.
-    pub fn commitment(&self) -> StateCommitment {
-        StateCommitment { root: root::<Sha256Tree>(&self.leaves), size: self.leaves.len() as u64 }
-    }
-
-    /// Proof that `key` is there; none when it is not.
-    pub fn membership(&self, key: &[u8]) -> Option<EntryProof> {
-        let index = self.entries.binary_search_by(|(known, _)| known.as_slice().cmp(key)).ok()?;
-        self.entry(index)
-    }
-
-    /// Proof that `key` is not there; none when it is.
-    pub fn absence(&self, key: &[u8]) -> Option<AbsenceProof> {
-        let index = self.entries.binary_search_by(|(known, _)| known.as_slice().cmp(key)).err()?;
-        let before = index.checked_sub(1).and_then(|before| self.entry(before));
-        Some(AbsenceProof { before, after: self.entry(index) })
-    }
-
-    /// Proof of all entries from `low` to `high`, both included.
-    pub fn range(&self, low: &[u8], high: &[u8]) -> RangeProof {
-        let start = self.entries.partition_point(|(key, _)| key.as_slice() < low);
-        let end = self.entries.partition_point(|(key, _)| key.as_slice() <= high).max(start);
-        RangeProof {
-            entries: (start..end).filter_map(|index| self.entry(index)).collect(),
-            before: start.checked_sub(1).and_then(|before| self.entry(before)),
-            after: self.entry(end),
-        }
-    }
-
-    fn entry(&self, index: usize) -> Option<EntryProof> {
-        let (key, value) = self.entries.get(index)?.clone();
-        let index = index as u64;
-        Some(EntryProof { key, value, index, path: inclusion_proof::<Sha256Tree>(&self.leaves, index)? })
     }
 }
 

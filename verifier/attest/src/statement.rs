@@ -34,6 +34,8 @@ impl Kind {
     pub const EPOCH_LINK: Self = Self(0x0002);
     /// An orchestrator has applied an entry of the ordered log.
     pub const RECEIPT: Self = Self(0x0010);
+    /// A replica of an ordered service has executed a request.
+    pub const SERVICE_RECEIPT: Self = Self(0x0011);
     /// A verifier has re-executed the transition into a slot.
     pub const SLOT_REPLAYED: Self = Self(0x0801);
     /// A verifier has checked the chain and challenged pages of a slot only; same body as [`Self::SLOT_REPLAYED`].

@@ -24,4 +24,5 @@ pub use decision::{Action, Decision, DecisionCertificate, DecisionTally};
 pub use evidence::{ConflictingCertificates, DoubleVote, Equivocation};
 pub use head::{HeadAnswer, head_checkpoint, log_origin, statement_leaf};
 pub use slot::{Attestation, Mode, Proposal, SlotBody, SlotCertificate, SlotStatement, Tally, Verified};
+pub(crate) use spec::check_memory;
 pub use spec::{InputPolicy, MACHINE_VERSION, OutputPolicy, VmSpec};

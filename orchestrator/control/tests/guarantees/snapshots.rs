@@ -1,6 +1,5 @@
 use crate::world::*;
 use proptest::prelude::*;
-use quorate_attest::state_tree::StateTree;
 use quorate_control::*;
 
 /// A state with every kind of record.
@@ -48,7 +47,7 @@ fn test_snapshot_restores_the_same_state_which_goes_on_alike() {
 #[test]
 fn test_records_can_be_proved_by_the_root() {
     let log = busy();
-    let tree: StateTree = log.control.to_tree();
+    let tree = log.control.tree();
     let state = log.control.commitment();
     assert_eq!(tree.commitment(), state);
     let vm = log.control.vm_named("vm").unwrap();

@@ -60,7 +60,7 @@ fn test_only_the_newest_deleted_vms_are_remembered() {
         assert!(log.submit(&operator(0), Command::DeleteVm { vm }).result.is_ok());
         all.push(vm);
     }
-    let tree = log.control.to_tree();
+    let tree = log.control.tree();
     assert_eq!(log.control.commitment().size as usize, TOMBSTONES_LIMIT + 3);
     let remembered = |vm| tree.membership(&vm_key(vm)).is_some();
     assert_eq!((remembered(&all[1]), remembered(&all[2])), (false, true));

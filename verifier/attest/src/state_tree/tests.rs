@@ -1,4 +1,6 @@
 use super::*;
+use crate::merkle::{inclusion_proof, root};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec;
 use proptest::prelude::*;
@@ -158,5 +160,43 @@ proptest! {
         let found: Vec<_> = proof.entries.iter().map(|entry| &entry.key).collect();
         let expected: Vec<_> = map.range(low..=high).map(|(key, _)| key).collect();
         prop_assert_eq!(found, expected);
+    }
+}
+
+/// The root by its definition, over all leaves at once.
+fn defined(model: &BTreeMap<Vec<u8>, Vec<u8>>) -> (StateCommitment, Vec<Digest>) {
+    let leaves: Vec<_> = model.iter().map(|(key, value)| leaf(key, value)).collect();
+    (StateCommitment { root: root::<Sha256Tree>(&leaves), size: leaves.len() as u64 }, leaves)
+}
+
+proptest! {
+    #[test]
+    fn test_root_and_paths_kept_up_to_date_are_those_computed_anew(
+        batches in proptest::collection::vec(
+            proptest::collection::vec((0u8..40, proptest::option::weighted(0.7, any::<u8>())), 1..6), 0..60)
+    ) {
+        let (mut tree, mut model) = (StateTree::default(), BTreeMap::new());
+        prop_assert_eq!(tree.commitment(), defined(&model).0);
+        for batch in batches {
+            let changes: Changes =
+                batch.into_iter().map(|(key, value)| (vec![key], value.map(|value| vec![value]))).collect();
+            for (key, value) in &changes {
+                match value {
+                    Some(value) => model.insert(key.clone(), value.clone()),
+                    None => model.remove(key),
+                };
+            }
+            tree.apply(changes);
+            let (commitment, leaves) = defined(&model);
+            prop_assert_eq!(tree.commitment(), commitment);
+            for (index, (key, value)) in (0u64..).zip(&model) {
+                let proof = tree.membership(key).unwrap();
+                prop_assert_eq!(&proof.path, &inclusion_proof::<Sha256Tree>(&leaves, index).unwrap());
+                prop_assert_eq!((proof.index, tree.get(key)), (index, Some(value.as_slice())));
+            }
+        }
+        let entries: Vec<_> = model.into_iter().collect();
+        prop_assert_eq!(&StateTree::from_sorted(entries.clone()), &tree);
+        prop_assert_eq!(tree.entries(), &entries[..]);
     }
 }

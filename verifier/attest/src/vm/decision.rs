@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
-use crate::certificate::{SIGNATURES_LIMIT, Votes, verify_signatures};
+use crate::certificate::{Certifiable, SIGNATURES_LIMIT, TallyOf, verify_signatures};
 use crate::encoding::{Bounded, bounded_list, to_bytes};
 use crate::error::{Signer, VerifyError};
 use crate::group::GroupConfig;
@@ -177,41 +177,21 @@ impl DecisionCertificate {
     }
 }
 
-/// Collects signatures on one decision until they are a certificate.
-#[derive(Debug, Clone)]
-pub struct DecisionTally {
-    decision: Decision,
-    message: Vec<u8>,
-    votes: Votes,
-}
+/// Collects signatures on one decision.
+pub type DecisionTally = TallyOf<Decision>;
 
-impl DecisionTally {
-    /// Starts counting for a decision of this group in its epoch.
-    pub fn new(orchestrators: &GroupConfig, decision: Decision) -> Result<Self, VerifyError> {
-        let statement = decision.to_statement();
-        orchestrators.expected(decision.vm, Kind::DECISION).check(&statement)?;
-        Ok(Self { decision, message: statement.encode(), votes: Votes::new(orchestrators)? })
+impl Certifiable for Decision {
+    type Certificate = DecisionCertificate;
+
+    fn to_statement(&self) -> Statement {
+        self.to_statement()
     }
 
-    /// What is being certified.
-    pub fn decision(&self) -> &Decision {
-        &self.decision
+    fn check_scope(&self, orchestrators: &GroupConfig) -> Result<(), VerifyError> {
+        orchestrators.expected(self.vm, Kind::DECISION).check(&self.to_statement())
     }
 
-    /// Verifies and adds one signature; answers whether a quorum is reached. A refused one changes nothing.
-    pub fn add(&mut self, orchestrator: u16, signature: Signature) -> Result<bool, VerifyError> {
-        self.votes.add(orchestrator, &self.message, signature)?;
-        Ok(self.votes.check_quorum().is_ok())
-    }
-
-    /// Signatures so far and signatures needed.
-    pub fn progress(&self) -> (u64, u64) {
-        self.votes.progress()
-    }
-
-    /// The certificate; [`VerifyError::QuorumNotReached`] before there are enough signatures.
-    pub fn certificate(&self) -> Result<DecisionCertificate, VerifyError> {
-        self.votes.check_quorum()?;
-        Ok(DecisionCertificate { decision: self.decision.clone(), signatures: self.votes.iter().collect() })
+    fn certified(self, signatures: Vec<(u16, Signature)>) -> DecisionCertificate {
+        DecisionCertificate { decision: self, signatures }
     }
 }

@@ -82,12 +82,16 @@ impl VmSpec {
         if self.machine_version != MACHINE_VERSION {
             return refuse(format!("machine version {} is unknown", self.machine_version));
         }
-        let memory = self.memory_bytes;
-        if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory) || !memory.is_multiple_of(MEMORY_STEP) {
-            return refuse(format!(
-                "{memory} bytes of memory: need a multiple of 2 MiB from 8 MiB to 16 GiB"
-            ));
-        }
-        Ok(())
+        check_memory(self.memory_bytes)
     }
+}
+
+/// Refuses a memory size that no machine has.
+pub(crate) fn check_memory(memory_bytes: u64) -> Result<(), VerifyError> {
+    if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory_bytes) || !memory_bytes.is_multiple_of(MEMORY_STEP) {
+        return Err(VerifyError::BadConfig {
+            reason: format!("{memory_bytes} bytes of memory: need a multiple of 2 MiB from 8 MiB to 16 GiB"),
+        });
+    }
+    Ok(())
 }

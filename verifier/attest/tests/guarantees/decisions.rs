@@ -147,7 +147,7 @@ fn test_decision_tally_is_not_poisoned_by_bad_signatures() {
         let again = tally.add(index, decided.sign(&vote_key(index)));
         assert_eq!(again, Err(VerifyError::DuplicateSigner { verifier: index }));
     }
-    assert_eq!((tally.progress(), tally.decision()), ((3, 3), &decided));
+    assert_eq!((tally.progress(), tally.subject()), ((3, 3), &decided));
     assert_eq!(tally.certificate().unwrap().verify(&group, &expect(&group, Kind::DECISION)), Ok(()));
     let foreign = Decision { epoch: Epoch(9), ..decided };
     assert_eq!(DecisionTally::new(&group, foreign).map(|_| ()).map_err(|e| e.kind()), Err("WrongEpoch"));

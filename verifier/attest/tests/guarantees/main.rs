@@ -14,4 +14,5 @@ mod operations;
 mod public_form;
 mod receipts;
 mod requests;
+mod services;
 mod slots;

@@ -66,7 +66,7 @@ fn test_receipts_that_disagree_are_never_counted_together() {
     assert_eq!(tally.add(2, honest.sign(&vote_key(2))), Ok(false));
     assert_eq!(tally.certificate().map_err(|e| e.kind()), Err("QuorumNotReached"));
     assert_eq!(tally.add(1, honest.sign(&vote_key(1))), Ok(true));
-    assert_eq!((tally.progress(), tally.receipt()), ((3, 3), &honest));
+    assert_eq!((tally.progress(), tally.subject()), ((3, 3), &honest));
     assert_eq!(tally.certificate().unwrap().verify(&group, &expected(&group)), Ok(()));
     let stale = Receipt { epoch: Epoch(2), ..honest };
     assert_eq!(ReceiptTally::new(&group, stale).map(|_| ()).map_err(|e| e.kind()), Err("WrongEpoch"));
