@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use quorate_guest_images::STRESS;
 use quorate_stress::{Command, Misbehaviour, Work};
 use quorate_vmm::page_tree::hash_page;
-use quorate_vmm::{Execution, Image, Stop};
+use quorate_vmm::{Budget, Execution, Fork, Image, Stop};
 
 fn median(mut samples: Vec<Duration>) -> Duration {
     samples.sort_unstable();
@@ -86,10 +86,38 @@ fn measure(image: &Image) {
     println!("measure, nothing changed: {:?}", median(quiet));
 }
 
+fn fork(image: &Image) {
+    let budget = Budget { doorbells: 1000, time: Duration::from_secs(5), outputs: 16, output_bytes: 1 << 20 };
+    let mut execution = Execution::genesis(image, 64 << 20).expect("KVM");
+    to_idle(&mut execution);
+    let work = Work { working_set_bytes: 32 << 20, pages_per_step: 10, ..Work::default() };
+    ask(&mut execution, Command::Configure(work));
+    ask(&mut execution, Command::Fill { bytes: 32 << 20, seed: 1 });
+    let step = Command::Step { count: 1 };
+    let mut fork = Fork::new(budget);
+    let mut query = |execution: &mut Execution| {
+        timed(|| fork.query(execution.machine_mut(), &step.encode()).expect("an answer")).0
+    };
+    println!("first query to a fork of 32 MiB: {:?}", query(&mut execution));
+    let feeds = (0..200).map(|_| timed(|| ask(&mut execution, step.clone())).0).collect();
+    let fed = median(feeds);
+    let still = median((0..200).map(|_| query(&mut execution)).collect());
+    let after = (0..200).map(|_| {
+        ask(&mut execution, step.clone());
+        query(&mut execution)
+    });
+    let after = median(after.collect());
+    println!(
+        "query that writes 10 pages: {still:?} = {:.1} x feeding it ({fed:?}); after an input {after:?}",
+        still.as_secs_f64() / fed.as_secs_f64()
+    );
+}
+
 fn main() {
     let (admission, image) = timed(|| Image::admit(STRESS.elf).expect("the stress image is admissible"));
     println!("admission of {} bytes: {admission:?}", STRESS.elf.len());
     boot(&image);
     doorbell(&image);
     measure(&image);
+    fork(&image);
 }

@@ -368,7 +368,7 @@ impl Execution {
         &self.machine
     }
 
-    /// The machine, for its CPU state. Running or feeding it behind the execution's back breaks the log.
+    /// The machine, for its CPU state and for queries to a fork of it. Running or feeding it behind the execution's back breaks the log.
     pub fn machine_mut(&mut self) -> &mut Machine {
         &mut self.machine
     }

@@ -19,6 +19,7 @@
 //!                ▼                                   │
 //!        page_tree + cpu + device ─▶ Measurement ─▶ Cut ─▶ a slot's statement
 //!
+//! a machine that waits ─▶ fork ─query─▶ outputs       asked without being touched
 //! pages + leaves from a stranger ─▶ incoming ─▶ Machine      snapshot, checkpoint: pages kept and stored
 //! ```
 //!
@@ -40,6 +41,7 @@ pub mod cpu;
 pub mod crash;
 pub mod device;
 pub mod execution;
+pub mod fork;
 pub mod genesis;
 pub mod image;
 pub mod incoming;
@@ -57,6 +59,7 @@ mod watchdog;
 pub use crash::{CrashKind, CrashReport};
 pub use device::{DeviceState, Pending};
 pub use execution::{Cut, Execution, ExecutionError, ReplayError, Stop};
+pub use fork::{Budget, Fork, ForkError};
 pub use image::Image;
 pub use incoming::{IncomingError, IncomingMachine};
 pub use machine::{Delivery, Exit, Machine, MachineError};

@@ -8,6 +8,11 @@
 //! The first interval of a machine runs without the log, because a starting guest touches much new memory. After each
 //! measurement both costs of the interval are known to a good approximation, and the next interval uses the cheaper
 //! way. The way never influences a digest.
+//!
+//! A [fork](crate::fork) asks more often than measurements come. While a machine has one, the log stays on, and what
+//! the fork takes from it is kept for the next measurement.
+
+use std::sync::{Arc, Weak};
 
 use super::MachineError;
 use super::vcpu::Vcpu;
@@ -28,12 +33,45 @@ pub(super) struct DirtyPages {
     ran: bool,
     /// Pages of memory that exist, as last counted.
     existing: u64,
+    follower: Option<Follower>,
+}
+
+/// Identifies who follows a machine's memory, for as long as it does.
+pub(crate) type FollowToken = Arc<()>;
+
+/// Somebody who keeps a copy of memory.
+struct Follower {
+    token: Weak<()>,
+    /// What changed since it last asked, as far as it was taken from the log. One bit a page.
+    changed: Vec<u64>,
+    /// Whether the guest has run since the log was last taken.
+    ran: bool,
+}
+
+fn words(page_count: u32) -> usize {
+    page_count.div_ceil(64) as usize
+}
+
+fn set(bits: &mut [u64], page: u32) {
+    bits[page as usize / 64] |= 1 << (page % 64);
+}
+
+/// Takes all pages out of a set, ascending.
+fn drain(bits: &mut [u64]) -> Vec<u32> {
+    let mut pages = Vec::new();
+    for (base, word) in (0u32..).step_by(64).zip(bits) {
+        let mut rest = std::mem::take(word);
+        while rest != 0 {
+            pages.push(base + rest.trailing_zeros());
+            rest &= rest - 1;
+        }
+    }
+    pages
 }
 
 impl DirtyPages {
     pub(super) fn new(page_count: u32) -> Self {
-        let words = page_count.div_ceil(64) as usize;
-        Self { touched: vec![0; words], logged: false, ran: false, existing: 0 }
+        Self { touched: vec![0; words(page_count)], logged: false, ran: false, existing: 0, follower: None }
     }
 
     /// Marks the pages of a range the VMM wrote.
@@ -44,8 +82,16 @@ impl DirtyPages {
         let first = address / 4096;
         let last = (address + bytes as u64 - 1) / 4096;
         for page in first..=last {
-            self.touched[page as usize / 64] |= 1 << (page % 64);
+            set(&mut self.touched, page as u32);
+            if let Some(follower) = &mut self.follower {
+                set(&mut follower.changed, page as u32);
+            }
         }
+    }
+
+    /// Marks a page that the VMM replaced as a whole, which is no change that a follower must hear of.
+    pub(super) fn replaced(&mut self, page: u32) {
+        set(&mut self.touched, page);
     }
 
     /// Whether the coming interval is logged.
@@ -57,6 +103,41 @@ impl DirtyPages {
     /// Notes that the guest runs.
     pub(super) fn guest_runs(&mut self) {
         self.ran = true;
+        if let Some(follower) = &mut self.follower {
+            follower.ran = true;
+        }
+    }
+
+    /// Begins to tell the changes from now on to a new follower; an earlier one hears no more.
+    pub(super) fn follow(&mut self, vcpu: &Vcpu, memory: &GuestMemory) -> Result<FollowToken, MachineError> {
+        if !self.logged {
+            if self.ran {
+                // What was written before the log was on is not in it.
+                memory.existing_pages().into_iter().for_each(|page| set(&mut self.touched, page));
+            }
+            vcpu.log_dirty_pages(true)?;
+            self.logged = true;
+        }
+        let token = Arc::new(());
+        let changed = vec![0; self.touched.len()];
+        self.follower = Some(Follower { token: Arc::downgrade(&token), changed, ran: self.ran });
+        Ok(token)
+    }
+
+    /// Every page that may have changed since this follower last asked, ascending; `None` if it follows no more.
+    pub(super) fn followed(
+        &mut self,
+        vcpu: &Vcpu,
+        token: &FollowToken,
+    ) -> Result<Option<Vec<u32>>, MachineError> {
+        let Some(follower) = self.follower.as_mut().filter(|known| known.is(token)) else { return Ok(None) };
+        if std::mem::take(&mut follower.ran) {
+            for page in vcpu.take_dirty_pages()? {
+                set(&mut self.touched, page);
+                set(&mut follower.changed, page);
+            }
+        }
+        Ok(Some(drain(&mut follower.changed)))
     }
 
     /// Takes the set: every page that may have changed, ascending.
@@ -70,14 +151,12 @@ impl DirtyPages {
                 existing
             }
         };
-        let known = pages.len();
-        for (base, word) in (0u32..).step_by(64).zip(&mut self.touched) {
-            let mut bits = std::mem::take(word);
-            while bits != 0 {
-                pages.push(base + bits.trailing_zeros());
-                bits &= bits - 1;
-            }
+        if let Some(follower) = &mut self.follower {
+            pages.iter().for_each(|page| set(&mut follower.changed, *page));
+            follower.ran = false;
         }
+        let known = pages.len();
+        pages.extend(drain(&mut self.touched));
         if known > 0 && pages.len() > known {
             pages.sort_unstable();
             pages.dedup();
@@ -92,12 +171,19 @@ impl DirtyPages {
         }
         let changed = changed as u64;
         self.existing = self.existing.max(changed);
-        let next = prefer_log(self.logged, changed, self.existing);
+        self.follower.take_if(|follower| follower.token.strong_count() == 0);
+        let next = self.follower.is_some() || prefer_log(self.logged, changed, self.existing);
         if next != self.logged {
             vcpu.log_dirty_pages(next)?;
             self.logged = next;
         }
         Ok(())
+    }
+}
+
+impl Follower {
+    fn is(&self, token: &FollowToken) -> bool {
+        std::ptr::eq(self.token.as_ptr(), Arc::as_ptr(token))
     }
 }
 

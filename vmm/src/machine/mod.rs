@@ -27,6 +27,7 @@
 //!
 //! Not provided: several CPUs, interrupts, time; protection against the host the machine runs on.
 
+mod copy;
 mod diagnose;
 mod dirty;
 mod doorbell;
@@ -34,6 +35,7 @@ mod error;
 pub mod layout;
 mod vcpu;
 
+pub(crate) use dirty::FollowToken;
 pub use error::MachineError;
 
 use std::time::Duration;
