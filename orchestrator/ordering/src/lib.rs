@@ -9,6 +9,7 @@
 //! * [`answers`]: what the answers to questions contain.
 //! * [`protocol`]: the messages, bounded before anything is allocated.
 //! * [`gather`]: pure; from single answers to what a quorum says.
+//! * [`services`]: questions to the replicas of an ordered service, and their answers.
 //! * [`orderer`]: asks all orchestrators side by side and again after a loss.
 //!
 //! # Not promised
@@ -22,3 +23,4 @@ pub mod answers;
 pub mod gather;
 pub mod orderer;
 pub mod protocol;
+pub mod services;

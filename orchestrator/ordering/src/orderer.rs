@@ -20,6 +20,7 @@ use crate::protocol::{
     CosignedHeads, Entries, Find, FromOrchestrator, Prove, Proved, Question, Refused, Submit, Tail,
     ToOrchestrator,
 };
+use crate::services::{AskService, ServiceAnswer, ServiceNamed};
 
 /// Pause before an orchestrator that was lost is asked again.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -320,11 +321,82 @@ impl Orderer {
         }
     }
 
+    /// Asks every replica of a service at once, each once. The answers come as they arrive, with the index of the orchestrator; dropping the
+    /// set ends the questions. None: what was asked for is not executed there yet.
+    pub fn ask_service_each(
+        &self,
+        ask: &AskService,
+        patience: Duration,
+    ) -> JoinSet<(u16, Result<Option<ServiceAnswer>, OrderError>)> {
+        let question = Arc::new(ToOrchestrator::Service(ask.clone()));
+        self.each_replica(question, patience)
+    }
+
+    /// Asks every orchestrator which service has a name, as [`Orderer::ask_service_each`] does.
+    pub fn service_named_each(
+        &self,
+        name: &str,
+        patience: Duration,
+    ) -> JoinSet<(u16, Result<Option<ServiceAnswer>, OrderError>)> {
+        let question = Arc::new(ToOrchestrator::ServiceNamed(ServiceNamed { name: name.to_owned() }));
+        self.each_replica(question, patience)
+    }
+
+    fn each_replica(
+        &self,
+        question: Arc<ToOrchestrator>,
+        patience: Duration,
+    ) -> JoinSet<(u16, Result<Option<ServiceAnswer>, OrderError>)> {
+        let mut answers = JoinSet::new();
+        for place in 0..self.peers.len() {
+            let (orderer, question) = (self.clone(), Arc::clone(&question));
+            answers.spawn(async move {
+                let index = orderer.peers.get(place).map_or(u16::MAX, |peer| peer.index);
+                let answer = orderer.ask_once(place, &question, patience).await;
+                (index, answer.map_err(not_asked).and_then(of_service))
+            });
+        }
+        answers
+    }
+
+    /// Asks the replica of a service that runs beside one orchestrator. None: it is not executed there yet.
+    ///
+    /// # Errors
+    /// It cannot be reached or refuses.
+    pub async fn ask_service(
+        &self,
+        orchestrator: u16,
+        ask: &AskService,
+        patience: Duration,
+    ) -> Result<Option<ServiceAnswer>, OrderError> {
+        let question = ToOrchestrator::Service(ask.clone());
+        of_service(self.ask_one_for(orchestrator, &question, patience).await?)
+    }
+
     async fn ask_one(&self, index: u16, question: &ToOrchestrator) -> Result<FromOrchestrator, OrderError> {
+        self.ask_one_for(index, question, ANSWER_TIMEOUT).await
+    }
+
+    async fn ask_one_for(
+        &self,
+        index: u16,
+        question: &ToOrchestrator,
+        patience: Duration,
+    ) -> Result<FromOrchestrator, OrderError> {
         let place = self.peers.iter().position(|peer| peer.index == index).unwrap_or(usize::MAX);
-        self.ask_once(place, question, ANSWER_TIMEOUT).await.map_err(|error| {
-            OrderError::Refused(Refused { kind: error.kind().to_owned(), detail: error.to_string() })
-        })
+        self.ask_once(place, question, patience).await.map_err(not_asked)
+    }
+}
+
+fn not_asked(error: TransportError) -> OrderError {
+    OrderError::Refused(Refused { kind: error.kind().to_owned(), detail: error.to_string() })
+}
+
+fn of_service(answer: FromOrchestrator) -> Result<Option<ServiceAnswer>, OrderError> {
+    match answer {
+        FromOrchestrator::Service(answer) => Ok(Some(answer)),
+        FromOrchestrator::NotYet(_) => Ok(None),
+        other => Err(unexpected(other)),
     }
 }
 

@@ -9,6 +9,10 @@ use quorate_attest::receipt::Receipt;
 use quorate_attest::vm::Decision;
 use quorate_transport::wire_enum;
 
+use crate::services::{
+    AskService, SERVICE_ANSWER_BYTES_MAX, SERVICE_QUESTION_BYTES_MAX, ServiceAnswer, ServiceNamed,
+};
+
 /// Most bytes of an operation's outcome.
 pub const OUTCOME_BYTES_MAX: usize = 16_384;
 /// Most bytes of the answer to a question.
@@ -176,6 +180,10 @@ wire_enum! {
         4 => Prove(Prove) <= 32,
         /// A question about the state.
         5 => Question(Question) <= 64,
+        /// A question to the replica of a service.
+        6 => Service(AskService) <= SERVICE_QUESTION_BYTES_MAX,
+        /// Which service has this name?
+        7 => ServiceNamed(ServiceNamed) <= 128,
     }
 }
 
@@ -195,5 +203,7 @@ wire_enum! {
         5 => Told(Told) <= ANSWER_BYTES_MAX + 32,
         /// It is refused.
         6 => Refused(Refused) <= 4096,
+        /// What a replica of a service says.
+        7 => Service(ServiceAnswer) <= SERVICE_ANSWER_BYTES_MAX,
     }
 }

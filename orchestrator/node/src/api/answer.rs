@@ -50,6 +50,7 @@ impl From<Refusal> for Failed {
             Refusal::NotFound { .. } => {
                 (StatusCode::NOT_FOUND, "look at /v1/status for what has been executed")
             }
+            Refusal::NoServices => (StatusCode::NOT_FOUND, "ask an orchestrator that hosts services"),
             Refusal::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "ask for less"),
             Refusal::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "look at the log of this node"),
             Refusal::Transport(_) | Refusal::Log(_) => (

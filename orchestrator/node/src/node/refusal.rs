@@ -31,6 +31,9 @@ pub enum Refusal {
         /// Entries executed here.
         size: u64,
     },
+    /// The configuration has no section `services`.
+    #[error("no services run beside this orchestrator")]
+    NoServices,
     /// The answer would be too long.
     #[error("an answer of {got} bytes is over the limit of {limit}")]
     TooLarge {
@@ -59,7 +62,7 @@ impl Refusal {
             Self::Verify(error) => error.kind(),
             Self::Control(failure) => failure.kind(),
             Self::QueueFull(_) => "QueueFull",
-            Self::NotFound { .. } => "NotFound",
+            Self::NotFound { .. } | Self::NoServices => "NotFound",
             Self::TooLarge { .. } => "MessageTooLarge",
             Self::Store(error) => error.kind(),
             Self::Transport(error) => error.kind(),

@@ -76,6 +76,7 @@ impl Shared {
                 self.prove(index, size).await.map(FromOrchestrator::from)
             }
             ToOrchestrator::Question(question) => self.tell(&question).map(FromOrchestrator::from),
+            ToOrchestrator::Service(_) | ToOrchestrator::ServiceNamed(_) => Err(Refusal::NoServices),
         };
         answer.unwrap_or_else(|refusal| {
             self.metrics.refused(refusal.kind());
