@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use quorate_attest::id::VmId;
 use quorate_attest::key::PublicKey;
 
 use crate::State;
@@ -11,8 +12,12 @@ use crate::State;
 pub struct Call<'a> {
     /// Operation, numbered by the service; never [`TICK`](quorate_attest::service::TICK).
     pub op: u16,
+    /// The service the request was signed for, [`ServiceId::instance`](quorate_attest::id::ServiceId::instance).
+    pub instance: &'a VmId,
     /// Who signed the request.
     pub client: &'a PublicKey,
+    /// The client's own number of the request; with instance and client it is never used twice.
+    pub sequence: u64,
     /// Place in the service's log, from 1 on.
     pub number: u64,
     /// Service time, milliseconds since 1970; 0 until enough voters have told it. It never falls.
