@@ -1,8 +1,8 @@
 //! Two verifiers that share no code, Quorate's own and `verify.py`, over the same files: valid ones, and ten thousand
-//! that were changed in every way that `mutate.rs` knows. They must agree about each.
+//! that were changed in every way that `mutate` knows. They must agree about each.
 //!
 //! ```text
-//! seed ─▶ valid.rs: groups, logs, proofs, certificates ─▶ mutate.rs ─┬─▶ quorate_cli::verify::audit::judge
+//! seed ─▶ valid.rs: groups, logs, proofs, certificates ─▶ mutate ────┬─▶ quorate_cli::verify::audit::judge
 //!                                                                    └─▶ verify.py --batch
 //! ```
 //!
