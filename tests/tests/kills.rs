@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use quorate_cli::load::Load;
 use quorate_host::conduct::Step;
 use quorate_tests::{A, B, Setup, World, until};
 use quorate_verifier::node::conduct::Step as VerifierStep;
@@ -48,6 +49,26 @@ fn no_step_of_a_host_is_left_out() {
     assert_eq!(tested, all);
 }
 
+/// A world whose clients had so many answers and go on.
+async fn under_load(setup: Setup, answers: u64) -> (World, Load) {
+    let world = World::start(setup).await;
+    let load = world.load();
+    world.served(&load, answers).await;
+    (world, load)
+}
+
+async fn assert_nothing_lost(load: Load) {
+    let load = load.finish().await.unwrap();
+    assert_eq!(load.lost, 0, "acknowledged writes lost: {load:?}");
+}
+
+/// Ends load and world: nothing that was acknowledged is lost, nothing was signed twice.
+async fn end(world: World, load: Load) {
+    assert_nothing_lost(load).await;
+    world.assert_no_second_signature();
+    world.stop().await;
+}
+
 /// Waits for the death of a node by its own hand and starts an honest one on its data.
 async fn restart_after_death(world: &mut World, name: &str) {
     let look = async || world.cluster.node(name).unwrap().exit().ok_or("it lives");
@@ -71,8 +92,7 @@ async fn migrate_with_death_of(world: &mut World, victim: &str) -> usize {
         println!("  report: {:?}", report.map(|report| (report.result, report.refused)));
     }
     world.served(&load, 10).await;
-    let load = load.finish().await.unwrap();
-    assert_eq!(load.lost, 0, "acknowledged writes lost: {load:?}");
+    assert_nothing_lost(load).await;
     world.assert_certificates_verify(active).await;
     world.assert_no_second_signature();
     active
@@ -176,9 +196,7 @@ async fn verifier_killed_at_every_step_signs_nothing_twice_and_takes_part_again(
 async fn verifier_killed_while_it_catches_up_takes_part_again() {
     for step in RETURNING {
         println!("verifier-1 dies at {}", step.name());
-        let mut world = World::start(setup()).await;
-        let load = world.load();
-        world.served(&load, 10).await;
+        let (mut world, load) = under_load(setup(), 10).await;
         let conduct = format!("crash-at:{}", step.name());
         world.cluster.node("verifier-1").unwrap().kill().await;
         world.served(&load, 20).await;
@@ -189,34 +207,24 @@ async fn verifier_killed_while_it_catches_up_takes_part_again() {
         assert_eq!(world.one_active().await, B);
         world.cluster.node("verifier-2").unwrap().kill().await;
         world.served(&load, 10).await;
-        let load = load.finish().await.unwrap();
-        assert_eq!(load.lost, 0, "{load:?}");
-        world.assert_no_second_signature();
-        world.stop().await;
+        end(world, load).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verifier_killed_before_it_stores_evidence_signs_nothing_twice() {
     let setup = setup().with("host-a", "fork").with("verifier-3", "crash-at:before-evidence");
-    let mut world = World::start(setup).await;
-    let load = world.load();
-    world.served(&load, 30).await;
+    let (mut world, load) = under_load(setup, 30).await;
     let report = world.migrate(A, B).await.unwrap();
     println!("  report: {:?}", (report.result, report.refused));
     restart_after_death(&mut world, "verifier-3").await;
     world.one_active().await;
-    let load = load.finish().await.unwrap();
-    assert_eq!(load.lost, 0, "{load:?}");
-    world.assert_no_second_signature();
-    world.stop().await;
+    end(world, load).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f_orchestrators_killed_during_a_migration_do_not_stop_it_and_come_back() {
-    let mut world = World::start(setup()).await;
-    let load = world.load();
-    world.served(&load, 30).await;
+    let (mut world, load) = under_load(setup(), 30).await;
     let moving = world.begin_migration(A, B);
     world.cluster.node("orchestrator-1").unwrap().kill().await;
     let report = moving.await.unwrap().unwrap();
@@ -224,10 +232,7 @@ async fn f_orchestrators_killed_during_a_migration_do_not_stop_it_and_come_back(
     world.cluster.restart("orchestrator-1", None).await.unwrap();
     assert_eq!(world.migrate(B, A).await.unwrap().result, "activated");
     assert_eq!(world.one_active().await, A);
-    let load = load.finish().await.unwrap();
-    assert_eq!(load.lost, 0, "{load:?}");
-    world.assert_no_second_signature();
-    world.stop().await;
+    end(world, load).await;
 }
 
 /// Without a quorum of orchestrators nobody is granted a generation. A VM that runs goes on; one that was given up comes back
@@ -263,9 +268,7 @@ async fn without_a_quorum_of_orchestrators_a_vm_runs_on_and_a_handover_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_processes_killed_at_once_come_back_with_everything_acknowledged() {
-    let mut world = World::start(setup()).await;
-    let load = world.load();
-    world.served(&load, 50).await;
+    let (mut world, load) = under_load(setup(), 50).await;
     let names = world.cluster.node_names();
     for name in &names {
         world.cluster.node(name).unwrap().kill().await;
@@ -275,8 +278,5 @@ async fn all_processes_killed_at_once_come_back_with_everything_acknowledged() {
     }
     assert_eq!(world.one_active().await, A);
     world.served(&load, 20).await;
-    let load = load.finish().await.unwrap();
-    assert_eq!(load.lost, 0, "{load:?}");
-    world.assert_no_second_signature();
-    world.stop().await;
+    end(world, load).await;
 }
