@@ -74,6 +74,14 @@ impl PublicKey {
     /// Number of bytes.
     pub const LENGTH: usize = 32;
 
+    /// Stands where there is no client. It is the base point: its private scalar is 1, so nothing may be believed because
+    /// of it.
+    pub const NOBODY: Self = {
+        let mut bytes = [0x66; 32];
+        bytes[0] = 0x58;
+        Self(bytes)
+    };
+
     /// Checks and wraps the RFC 8032 encoding of a key.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
         let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::NotAPoint)?;

@@ -130,7 +130,8 @@ impl Bounded for Input {
 /// What became of one request.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Executed {
-    /// The encoded [`Reply`](crate::request::Reply) to the client. For bytes that are no request, its fields are zero.
+    /// The encoded [`Reply`](crate::request::Reply) to the client. For genesis, and for bytes that no client signed for this
+    /// service, its client is [`PublicKey::NOBODY`] and its other fields are zero.
     #[borsh(deserialize_with = "bounded_bytes::<BODY_LIMIT, _>")]
     pub reply: Vec<u8>,
     /// The state after it.
@@ -140,9 +141,10 @@ pub struct Executed {
 /// Results of one [`Input::Genesis`], [`Input::Apply`] or [`Input::Import`].
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Applied {
-    /// Number of the first.
+    /// Number of the first. Behind an import the number that is next; 0 while parts of it are missing.
     pub first: u64,
-    /// One for each request; one for genesis.
+    /// One for each request, or for the first of them when replies fill the output: the rest is to be sent again. One for
+    /// genesis, none for an import.
     #[borsh(deserialize_with = "bounded_list::<BATCH_LIMIT, _, _>")]
     pub executed: Vec<Executed>,
 }
