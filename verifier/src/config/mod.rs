@@ -6,6 +6,9 @@ pub mod chain_files;
 pub mod epoch_files;
 pub mod group_file;
 pub mod hint;
+pub mod node_file;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -19,10 +22,9 @@ use quorate_attest::key::{PublicKey, SecretKey};
 use quorate_attest::vm::Mode;
 use serde::Deserialize;
 
-use crate::key_file::{self, KeyFileError};
 use crate::protocol::CHALLENGE_PAGES_MAX;
 pub use chain_files::{GroupFiles, Roots};
-use hint::unknown_keys;
+use node_file::{ForeignKey, foreign_keys};
 
 /// Something wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,31 +185,15 @@ impl Config {
     /// # Errors
     /// Every problem found.
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        let text = group_file::read_text(path)
-            .map_err(|e| vec![Problem::new("config", format!("{}: {e}", path.display()))])?;
-        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let (text, base) = node_file::read(path)?;
         Self::parse(&text, &base, overrides)
     }
 
     fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        let bad = |e: toml::de::Error| vec![Problem::new("config", e.message().to_owned())];
-        let mut table: toml::Table = text.parse().map_err(bad)?;
-        let problems = unknown_keys(&table, &KEYS);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let text_of = |path: &PathBuf| toml::Value::String(path.to_string_lossy().into_owned());
-        let given = [
-            ("listen", overrides.listen.clone().map(toml::Value::String)),
-            ("mode", overrides.mode.clone().map(toml::Value::String)),
-            ("data_dir", overrides.data_dir.as_ref().map(text_of)),
-        ];
-        for (key, value) in given {
-            if let Some(value) = value {
-                table.insert(key.to_owned(), value);
-            }
-        }
-        let mut config: Self = table.try_into().map_err(bad)?;
+        let data_dir = overrides.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let given =
+            [("listen", overrides.listen.clone()), ("mode", overrides.mode.clone()), ("data_dir", data_dir)];
+        let mut config: Self = node_file::parse(text, &KEYS, given)?;
         config.log = overrides.log.unwrap_or(config.log);
         let relative = [
             &mut config.key_file,
@@ -233,43 +219,33 @@ impl Config {
     /// Every problem found.
     pub fn open(self) -> Result<Loaded, Vec<Problem>> {
         let mut problems = self.limits();
-        let mut take = |result: Result<_, Problem>| result.map_err(|problem| problems.push(problem)).ok();
-        let vote_key = take(read_key("key_file", &self.key_file));
-        let cosigner_key = take(read_key("cosigner_key_file", &self.cosigner_key_file));
-        let transport_key = take(read_key("transport_key_file", &self.transport_key_file));
-        let listen = self.listen.parse::<SocketAddr>();
-        let listen =
-            listen.map_err(|e| problems.push(Problem::new("listen", format!("{:?}: {e}", self.listen)))).ok();
+        let keys = node_file::read_keys([&self.key_file, &self.cosigner_key_file, &self.transport_key_file])
+            .map_err(|wrong| problems.extend(wrong))
+            .ok();
+        let listen = node_file::listen_address(&self.listen).map_err(|problem| problems.push(problem)).ok();
         let (links, roots) = (self.group_links.as_deref(), self.roots.as_ref());
         let group = read_group(&self.group_file, links, roots).map_err(|problem| problems.push(problem)).ok();
         let links = self.orchestrators_links.as_deref();
         let orchestrators = read_orchestrators(&self.orchestrators_file, links, roots)
             .map_err(|problem| problems.push(problem))
             .ok();
-        let (Some(vote_key), Some(cosigner_key), Some(transport_key)) =
-            (vote_key, cosigner_key, transport_key)
+        let (Some(keys), Some(listen), Some(group), Some(orchestrators)) =
+            (keys, listen, group, orchestrators)
         else {
             return Err(problems);
         };
-        let (Some(listen), Some(group), Some(orchestrators)) = (listen, group, orchestrators) else {
-            return Err(problems);
-        };
-        let keys = [
-            ("key_file", vote_key.public()),
-            ("cosigner_key_file", cosigner_key.public()),
-            ("transport_key_file", transport_key.public()),
-        ];
         if let Some(shared) = shared_key(&group, &orchestrators) {
             let text = format!("{} is a key of {} and of {}", shared, group.name, orchestrators.name);
             problems.push(Problem::new("orchestrators_file", text));
         }
-        let index = match member(&group, &self.name, keys) {
+        let index = match member(&group, &self.name, &keys) {
             Ok(index) => index,
             Err(mut wrong) => {
                 problems.append(&mut wrong);
                 return Err(problems);
             }
         };
+        let [vote_key, cosigner_key, transport_key] = keys;
         if problems.is_empty() {
             Ok(Loaded {
                 config: self,
@@ -350,25 +326,14 @@ pub fn shared_key(group: &GroupConfig, orchestrators: &GroupConfig) -> Option<Pu
     orchestrators.members.iter().flat_map(keys).find(|key| verifiers.contains(key))
 }
 
-fn read_key(key: &str, path: &Path) -> Result<SecretKey, Problem> {
-    key_file::read(path).map_err(|e: KeyFileError| Problem {
-        key: key.to_owned(),
-        text: e.to_string(),
-        exit_code: e.exit_code(),
-    })
-}
-
 /// The index of the member that has this name; all three keys must be the ones the group lists for it.
-fn member(group: &GroupConfig, name: &str, keys: [(&str, PublicKey); 3]) -> Result<u16, Vec<Problem>> {
+fn member(group: &GroupConfig, name: &str, keys: &[SecretKey; 3]) -> Result<u16, Vec<Problem>> {
     let Some(index) = group.members.iter().position(|member| member.name == name) else {
         return Err(vec![Problem::new("name", format!("group {} has no member {name}", group.name))]);
     };
-    let listed = &group.members[index];
-    let wanted = [listed.vote_key, listed.cosigner_key, listed.transport_key];
-    let wrong = keys.iter().zip(wanted).filter(|((_, have), want)| have != want);
-    let problems: Vec<_> = wrong
-        .map(|((key, have), want)| {
-            Problem::new(key, format!("public key is {have}, the group lists {want} for {name}"))
+    let problems: Vec<_> = foreign_keys(&group.members[index], keys.each_ref())
+        .map(|ForeignKey { entry, held, listed }| {
+            Problem::new(entry, format!("public key is {held}, the group lists {listed} for {name}"))
         })
         .collect();
     if problems.is_empty() { Ok(index as u16) } else { Err(problems) }

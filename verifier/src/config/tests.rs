@@ -2,6 +2,8 @@ use super::*;
 use quorate_attest::group::{HASH_SHA256, Host, Member};
 use quorate_attest::id::{Epoch, GroupId};
 
+use crate::key_file;
+
 fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed([seed; 32])
 }

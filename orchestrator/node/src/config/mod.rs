@@ -5,6 +5,8 @@
 mod api_address;
 mod roots;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
@@ -13,11 +15,10 @@ use std::time::Duration;
 
 use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::GroupConfig;
-use quorate_attest::key::{PublicKey, SecretKey};
+use quorate_attest::key::SecretKey;
 use quorate_verifier::config::group_file;
-use quorate_verifier::config::hint::unknown_keys;
+use quorate_verifier::config::node_file::{self, ForeignKey, foreign_keys};
 pub use quorate_verifier::config::{LogFormat, Problem};
-use quorate_verifier::key_file;
 use serde::{Deserialize, Serialize};
 
 pub use api_address::ApiAddress;
@@ -138,31 +139,15 @@ impl Config {
     /// # Errors
     /// Every problem found.
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        let text = group_file::read_text(path)
-            .map_err(|e| vec![Problem::new("config", format!("{}: {e}", path.display()))])?;
-        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let (text, base) = node_file::read(path)?;
         Self::parse(&text, &base, overrides)
     }
 
     fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        let bad = |e: toml::de::Error| vec![Problem::new("config", e.message().to_owned())];
-        let mut table: toml::Table = text.parse().map_err(bad)?;
-        let problems = unknown_keys(&table, &KEYS);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let text_of = |path: &PathBuf| toml::Value::String(path.to_string_lossy().into_owned());
-        let given = [
-            ("listen", overrides.listen.clone().map(toml::Value::String)),
-            ("api", overrides.api.clone().map(toml::Value::String)),
-            ("data_dir", overrides.data_dir.as_ref().map(text_of)),
-        ];
-        for (key, value) in given {
-            if let Some(value) = value {
-                table.insert(key.to_owned(), value);
-            }
-        }
-        let mut config: Self = table.try_into().map_err(bad)?;
+        let data_dir = overrides.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let given =
+            [("listen", overrides.listen.clone()), ("api", overrides.api.clone()), ("data_dir", data_dir)];
+        let mut config: Self = node_file::parse(text, &KEYS, given)?;
         config.log = overrides.log.unwrap_or(config.log);
         config.resolve(base, overrides);
         Ok(config)
@@ -197,33 +182,30 @@ impl Config {
     /// Every problem found.
     pub fn open(self) -> Result<Loaded, Vec<Problem>> {
         let mut problems = self.limits();
-        let mut take = |result: Result<_, Problem>| result.map_err(|problem| problems.push(problem)).ok();
-        let vote_key = take(read_key("key_file", &self.key_file));
-        let cosigner_key = take(read_key("cosigner_key_file", &self.cosigner_key_file));
-        let transport_key = take(read_key("transport_key_file", &self.transport_key_file));
+        let keys = node_file::read_keys([&self.key_file, &self.cosigner_key_file, &self.transport_key_file])
+            .map_err(|wrong| problems.extend(wrong))
+            .ok();
         let mut take = |result: Result<_, Problem>| result.map_err(|problem| problems.push(problem)).ok();
         let orchestrators = take(read_group("orchestrators_file", &self.orchestrators_file));
         let verifiers = take(read_group("verifiers_file", &self.verifiers_file));
-        let listen = self.listen.parse::<SocketAddr>();
-        let listen =
-            listen.map_err(|e| problems.push(Problem::new("listen", format!("{:?}: {e}", self.listen)))).ok();
+        let listen = node_file::listen_address(&self.listen).map_err(|problem| problems.push(problem)).ok();
         let api = self.api.as_ref().map(|text| text.parse::<ApiAddress>()).transpose();
         let api = api.map_err(|text| problems.push(Problem::new("api", text))).ok();
-        let (Some(vote_key), Some(cosigner_key), Some(transport_key), Some(listen), Some(api)) =
-            (vote_key, cosigner_key, transport_key, listen, api)
+        let (Some(keys), Some(listen), Some(api), Some(orchestrators), Some(verifiers)) =
+            (keys, listen, api, orchestrators, verifiers)
         else {
             return Err(problems);
         };
-        let (Some(orchestrators), Some(verifiers)) = (orchestrators, verifiers) else { return Err(problems) };
         if let Some(roots) = &self.roots {
             problems.extend(roots.check(&orchestrators, &verifiers));
         }
         let known = self.known(&orchestrators).map_err(|problem| problems.push(problem)).ok();
         if let Some(group) = known.as_ref().map(GroupChain::current) {
-            problems.extend(foreign_keys(&self.name, group, [&vote_key, &cosigner_key, &transport_key]));
+            problems.extend(wrong_keys(&self.name, group, &keys));
             problems.extend(self.unreachable(group));
         }
         let Some(known) = known.filter(|_| problems.is_empty()) else { return Err(problems) };
+        let [vote_key, cosigner_key, transport_key] = keys;
         Ok(Loaded {
             config: self,
             listen,
@@ -317,31 +299,17 @@ pub struct Loaded {
     pub transport_key: SecretKey,
 }
 
-fn read_key(key: &str, path: &Path) -> Result<SecretKey, Problem> {
-    key_file::read(path).map_err(|e| Problem {
-        key: key.to_owned(),
-        text: e.to_string(),
-        exit_code: e.exit_code(),
-    })
-}
-
 fn read_group(key: &str, path: &Path) -> Result<GroupConfig, Problem> {
     group_file::read(path).map_err(|problem| Problem { key: key.to_owned(), ..problem })
 }
 
 /// A member must hold the keys that are listed for its name. Others may join by a later epoch.
-fn foreign_keys(name: &str, group: &GroupConfig, keys: [&SecretKey; 3]) -> Vec<Problem> {
+fn wrong_keys(name: &str, group: &GroupConfig, keys: &[SecretKey; 3]) -> Vec<Problem> {
     let Some(member) = group.members.iter().find(|member| member.name == name) else { return Vec::new() };
-    let listed: [(&str, PublicKey); 3] = [
-        ("key_file", member.vote_key),
-        ("cosigner_key_file", member.cosigner_key),
-        ("transport_key_file", member.transport_key),
-    ];
-    let pairs = listed.into_iter().zip(keys.map(SecretKey::public));
-    pairs
-        .filter(|((_, want), have)| have != want)
-        .map(|((key, want), have)| {
-            Problem::new(key, format!("public key is {have}, group {} lists {want} for {name}", group.name))
+    foreign_keys(member, keys.each_ref())
+        .map(|ForeignKey { entry, held, listed }| {
+            let text = format!("public key is {held}, group {} lists {listed} for {name}", group.name);
+            Problem::new(entry, text)
         })
         .collect()
 }

@@ -1,32 +1,9 @@
 use quorate_attest::epoch::{RootSet, SignedGenesis};
-use quorate_attest::group::{HASH_SHA256, Host, Member};
-use quorate_attest::id::Epoch;
 use quorate_verifier::config::epoch_files::{Signatures, write_roots, write_signatures};
+use quorate_verifier::key_file;
 
+use super::testing::{group, key};
 use super::*;
-
-fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed([seed; 32])
-}
-
-fn group(name: &str, seed: u8) -> GroupConfig {
-    let member = |index: u8| Member {
-        name: format!("{name}-{index}"),
-        vote_key: key(seed + index).public(),
-        cosigner_key: key(seed + 10 + index).public(),
-        transport_key: key(seed + 20 + index).public(),
-    };
-    GroupConfig {
-        name: format!("{name}s"),
-        hash_algorithm: HASH_SHA256,
-        epoch: Epoch::ZERO,
-        genesis: None,
-        f: 1,
-        members: (0..4).map(member).collect(),
-        operators: vec![key(1).public()],
-        hosts: vec![Host { name: "host-a".into(), key: key(2).public() }],
-    }
-}
 
 /// A folder with everything that a start needs, and the text of its configuration.
 fn folder() -> (tempfile::TempDir, String) {

@@ -1,5 +1,4 @@
-use quorate_attest::group::{HASH_SHA256, Host, Member};
-use quorate_attest::id::{Epoch, Nonce};
+use quorate_attest::id::Nonce;
 use quorate_attest::key::Signature;
 use quorate_attest::merkle::verify_inclusion;
 use quorate_attest::receipt::ReceiptTally;
@@ -8,30 +7,8 @@ use quorate_ordering::protocol::CosignedHead;
 
 use super::heads::{HeadComparison, Verdict};
 use super::*;
+use crate::config::testing::{group, key};
 use crate::store::Store;
-
-fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed([seed; 32])
-}
-
-fn group(name: &str, seed: u8) -> GroupConfig {
-    let member = |index: u8| Member {
-        name: format!("{name}-{index}"),
-        vote_key: key(seed + index).public(),
-        cosigner_key: key(seed + 10 + index).public(),
-        transport_key: key(seed + 20 + index).public(),
-    };
-    GroupConfig {
-        name: format!("{name}s"),
-        hash_algorithm: HASH_SHA256,
-        epoch: Epoch::ZERO,
-        genesis: None,
-        f: 1,
-        members: (0..4).map(member).collect(),
-        operators: vec![key(1).public()],
-        hosts: vec![Host { name: "host-a".into(), key: key(2).public() }],
-    }
-}
 
 fn orchestrators() -> GroupConfig {
     group("orchestrator", 10)

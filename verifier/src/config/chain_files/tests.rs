@@ -1,34 +1,9 @@
 use super::*;
 use quorate_attest::epoch::{EpochLinkTally, genesis_statement};
-use quorate_attest::group::{GroupConfig, HASH_SHA256, Member};
-use quorate_attest::key::SecretKey;
+use quorate_attest::group::GroupConfig;
 
 use crate::config::epoch_files::{Signatures, write_signatures};
-
-fn key(purpose: u8, number: u8) -> SecretKey {
-    let mut seed = [purpose; 32];
-    seed[0] = number;
-    SecretKey::from_seed(seed)
-}
-
-fn genesis() -> GroupConfig {
-    let member = |number| Member {
-        name: format!("verifier-{number}"),
-        vote_key: key(2, number).public(),
-        cosigner_key: key(3, number).public(),
-        transport_key: key(4, number).public(),
-    };
-    GroupConfig {
-        name: "demo".into(),
-        hash_algorithm: HASH_SHA256,
-        epoch: Epoch::ZERO,
-        genesis: None,
-        f: 1,
-        members: (0..4).map(member).collect(),
-        operators: Vec::new(),
-        hosts: Vec::new(),
-    }
-}
+use crate::config::testing::{genesis, key};
 
 /// One epoch more, with an operator of this number.
 fn longer(chain: &GroupChain, operator: u8) -> GroupChain {

@@ -1,36 +1,11 @@
 use super::*;
 use quorate_attest::epoch::{GroupChain, genesis_statement};
-use quorate_attest::group::{HASH_SHA256, Member};
 use quorate_attest::id::Epoch;
-use quorate_attest::key::SecretKey;
 
-fn key(purpose: u8, number: u8) -> SecretKey {
-    let mut seed = [purpose; 32];
-    seed[0] = number;
-    SecretKey::from_seed(seed)
-}
+use crate::config::testing::{genesis, key};
 
 fn roots() -> RootSet {
     RootSet { threshold: 2, keys: (0..3).map(|number| key(1, number).public()).collect() }
-}
-
-fn genesis() -> GroupConfig {
-    let member = |number| Member {
-        name: format!("verifier-{number}"),
-        vote_key: key(2, number).public(),
-        cosigner_key: key(3, number).public(),
-        transport_key: key(4, number).public(),
-    };
-    GroupConfig {
-        name: "demo".into(),
-        hash_algorithm: HASH_SHA256,
-        epoch: Epoch::ZERO,
-        genesis: None,
-        f: 1,
-        members: (0..4).map(member).collect(),
-        operators: Vec::new(),
-        hosts: Vec::new(),
-    }
 }
 
 fn next() -> GroupConfig {
