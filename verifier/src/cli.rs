@@ -1,18 +1,19 @@
 //! The command line of a verifier, shared with test nodes that behave otherwise.
 
+pub mod process;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Loaded, LogFormat, Overrides, Problem};
 use crate::node::conduct::Conduct;
 use crate::node::{Fatal, Node, check_kvm, init};
 use crate::sign_log::DataDir;
+use process::{asked_to_end, complain, report};
 
 /// A verifier of Quorate: checks slots of VMs and signs each at most once.
 #[derive(Debug, Parser)]
@@ -76,15 +77,7 @@ impl Arguments {
 
 /// Runs the program with a conduct and answers its exit code.
 pub fn main<C: Conduct>(conduct: C, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version are no errors; clap knows the stream and the code of each.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { crate::exit::USAGE } else { crate::exit::OK });
-        }
-    };
-    ExitCode::from(run(conduct, &arguments))
+    process::main(arguments, |arguments: Arguments| run(conduct, &arguments))
 }
 
 fn run<C: Conduct>(conduct: C, arguments: &Arguments) -> u8 {
@@ -104,15 +97,6 @@ fn run<C: Conduct>(conduct: C, arguments: &Arguments) -> u8 {
     }
 }
 
-fn report(problems: &[Problem], checking: bool) -> u8 {
-    for problem in problems {
-        eprintln!("{problem}");
-    }
-    // A check answers one question only; a start tells a wrong file from an unsafe one.
-    let code = problems.iter().map(|problem| problem.exit_code).min();
-    if checking { crate::exit::CONFIGURATION } else { code.unwrap_or(crate::exit::CONFIGURATION) }
-}
-
 fn check(loaded: &Loaded) -> u8 {
     if let Err(error) = DataDir::check(&loaded.config.data_dir) {
         return complain(error.kind(), &error, crate::exit::CONFIGURATION);
@@ -124,18 +108,8 @@ fn check(loaded: &Loaded) -> u8 {
     crate::exit::OK
 }
 
-fn complain(kind: &str, error: &dyn std::fmt::Display, code: u8) -> u8 {
-    eprintln!("{kind}: {error}");
-    code
-}
-
 fn serve<C: Conduct>(conduct: C, loaded: &Loaded) -> u8 {
-    start_log(loaded.config.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain("ThreadFailed", &error, crate::exit::CONFIGURATION),
-    };
-    let code = runtime.block_on(async {
+    process::serve(loaded.config.log, async {
         let node = match Node::start(loaded, conduct) {
             Ok(node) => node,
             Err(error) => return complain(error.kind(), &error, error.exit_code()),
@@ -155,10 +129,7 @@ fn serve<C: Conduct>(conduct: C, loaded: &Loaded) -> u8 {
                 complain(&kind, &detail, exit_code)
             }
         }
-    });
-    // Threads that still replay end with the process.
-    runtime.shutdown_background();
-    code
+    })
 }
 
 /// Prints the one line that says the node is ready, and where.
@@ -168,25 +139,4 @@ fn announce<C: Conduct>(node: &Node<C>) -> anyhow::Result<()> {
     writeln!(out, "listening {address}")?;
     out.flush()?;
     Ok(())
-}
-
-/// Takes over SIGTERM and SIGINT; the future is ready when one of them arrives.
-fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second node in one process, as tests have it, keeps the first one's log.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
 }

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use quorate_verifier::cli::process::{self, asked_to_end, complain, report};
 use quorate_verifier::sign_log::DataDir;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Loaded, LogFormat, Overrides, Problem};
 use crate::node::{Fatal, Node, init};
@@ -66,15 +65,7 @@ impl Arguments {
 
 /// Runs the program and answers its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version are no errors; clap knows the stream and the code of each.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
-        }
-    };
-    ExitCode::from(run(&arguments))
+    process::main(arguments, |arguments: Arguments| run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> u8 {
@@ -94,15 +85,6 @@ fn run(arguments: &Arguments) -> u8 {
     }
 }
 
-fn report(problems: &[Problem], checking: bool) -> u8 {
-    for problem in problems {
-        eprintln!("{problem}");
-    }
-    // A check answers one question only; a start tells a wrong file from an unsafe one.
-    let code = problems.iter().map(|problem| problem.exit_code).min();
-    if checking { exit::CONFIGURATION } else { code.unwrap_or(exit::CONFIGURATION) }
-}
-
 fn check(loaded: &Loaded) -> u8 {
     if let Err(error) = DataDir::check(&loaded.config.data_dir) {
         return complain(error.kind(), &error, exit::CONFIGURATION);
@@ -112,18 +94,8 @@ fn check(loaded: &Loaded) -> u8 {
     exit::OK
 }
 
-fn complain(kind: &str, error: &dyn std::fmt::Display, code: u8) -> u8 {
-    eprintln!("{kind}: {error}");
-    code
-}
-
 fn serve(loaded: Loaded) -> u8 {
-    start_log(loaded.config.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain("ThreadFailed", &error, exit::CONFIGURATION),
-    };
-    let code = runtime.block_on(async {
+    process::serve(loaded.config.log, async {
         let node = match Node::start(loaded).await {
             Ok(node) => node,
             Err(error) => return complain(error.kind(), &error, error.exit_code()),
@@ -143,9 +115,7 @@ fn serve(loaded: Loaded) -> u8 {
                 complain(&kind, &detail, exit_code)
             }
         }
-    });
-    runtime.shutdown_background();
-    code
+    })
 }
 
 /// Prints the one line that says the node is ready, and where; then tells the service manager.
@@ -157,25 +127,4 @@ fn announce(node: &Node) -> std::io::Result<()> {
     }
     out.flush()?;
     sd_notify::ready()
-}
-
-/// Takes over SIGTERM and SIGINT; the future is ready when one of them arrives.
-fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second node in one process, as tests have it, keeps the first one's log.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
 }
