@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Packages and the programs they contain.
-const PROGRAMS: [(&str, &str); 2] = [("quorate-kv", "kv"), ("quorate-stress", "stress")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("quorate-counter", "counter"), ("quorate-kv", "kv"), ("quorate-stress", "stress")];
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -36,12 +37,14 @@ const ENVIRONMENT: [&str; 17] = [
 ];
 
 /// What the images are built from, relative to the workspace.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 11] = [
     "Cargo.lock",
     "Cargo.toml",
     "guest-images/guest.ld",
     "guest-images/abi/Cargo.toml",
     "guest-images/abi/src",
+    "guest-images/kit/Cargo.toml",
+    "guest-images/kit/src",
     "guest-images/sdk",
     "guest-images/services",
     "verifier/attest/Cargo.toml",

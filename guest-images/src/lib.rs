@@ -54,6 +54,10 @@ impl std::fmt::Debug for GuestImage {
     }
 }
 
+/// The tutorial's counter (`quorate-counter`).
+pub const COUNTER: GuestImage =
+    GuestImage { name: "counter", elf: include_bytes!(concat!(env!("OUT_DIR"), "/counter")) };
+
 /// The key-value service (`quorate-kv`).
 pub const KV: GuestImage = GuestImage { name: "kv", elf: include_bytes!(concat!(env!("OUT_DIR"), "/kv")) };
 
@@ -62,7 +66,7 @@ pub const STRESS: GuestImage =
     GuestImage { name: "stress", elf: include_bytes!(concat!(env!("OUT_DIR"), "/stress")) };
 
 /// Every image.
-pub const ALL: [GuestImage; 2] = [KV, STRESS];
+pub const ALL: [GuestImage; 3] = [COUNTER, KV, STRESS];
 
 #[cfg(test)]
 mod tests;

@@ -1,1 +1,11 @@
-
+mod bounds;
+mod envelope;
+mod fixture;
+mod fuzz;
+mod import;
+mod model;
+mod notes;
+mod once;
+mod query;
+mod time;
+mod wire;

@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn made_up_inputs_are_always_the_same() {
-        for image in quorate_guest_images::ALL {
+        for image in [quorate_guest_images::KV, quorate_guest_images::STRESS] {
             let image = Image::admit(image.elf).unwrap();
             let inputs = made_up(&image, 16 << 20, 9).unwrap();
             assert_eq!(inputs.len(), 10);

@@ -151,3 +151,8 @@ fn test_secret_key_is_not_printed_and_survives_storing() {
     assert_eq!(SecretKey::from_seed(*secret().to_seed()).public(), secret().public());
     assert_eq!(secret().to_pkcs8().len(), 48);
 }
+
+#[test]
+fn test_nobody_is_a_key_like_any_other_to_decoders() {
+    assert_eq!(PublicKey::from_bytes(PublicKey::NOBODY.to_bytes()), Ok(PublicKey::NOBODY));
+}

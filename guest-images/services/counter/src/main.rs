@@ -1,0 +1,7 @@
+//! The counter guest.
+
+#![no_std]
+#![no_main]
+#![forbid(unsafe_code)]
+
+quorate_kit::guest_main!(quorate_counter::Counter);
