@@ -221,13 +221,32 @@ impl Execution {
     /// While an input is refused and not yet consumed, a yield does not stop the run, because it could not be cut.
     pub fn run(&mut self) -> Result<Stop, ExecutionError> {
         for _ in 0..DOORBELLS_PER_RUN {
-            match self.step()? {
-                Step::Stopped(Stop::Yielded) if self.held.is_some() => {}
-                Step::Stopped(stop) => return Ok(stop),
-                Step::Running => {}
+            if let Some(stop) = self.advance()? {
+                return Ok(stop);
             }
         }
         Ok(Stop::Yielded)
+    }
+
+    /// As [`run`](Self::run), but comes back after each output, too: with `None`.
+    pub fn run_to_output(&mut self) -> Result<Option<Stop>, ExecutionError> {
+        let known = self.outputs.len();
+        for _ in 0..DOORBELLS_PER_RUN {
+            let stop = self.advance()?;
+            if stop.is_some() || self.outputs.len() > known {
+                return Ok(stop);
+            }
+        }
+        Ok(Some(Stop::Yielded))
+    }
+
+    /// Runs to the next ring; a stop if the run ends there.
+    fn advance(&mut self) -> Result<Option<Stop>, MachineError> {
+        Ok(match self.step()? {
+            Step::Stopped(Stop::Yielded) if self.held.is_some() => None,
+            Step::Stopped(stop) => Some(stop),
+            Step::Running => None,
+        })
     }
 
     /// Runs to the next ring of any kind.
@@ -356,6 +375,11 @@ impl Execution {
     /// The log of all inputs since genesis.
     pub fn input_log(&self) -> &Frontier<Sha256Tree> {
         &self.log
+    }
+
+    /// What the guest emitted since the last cut.
+    pub fn outputs(&self) -> &[Vec<u8>] {
+        &self.outputs
     }
 
     /// Takes the console lines collected so far.

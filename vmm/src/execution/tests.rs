@@ -327,6 +327,24 @@ fn flood_of_outputs_and_log_lines_stays_bounded() {
 }
 
 #[test]
+fn run_that_comes_back_after_each_output_is_the_same_execution() {
+    let mut chatter = vec![command::CHATTER, 0, 0, 0, 0, 0, 0, 0];
+    chatter.extend_from_slice(&5u64.to_le_bytes());
+    chatter.extend_from_slice(&100u64.to_le_bytes());
+    let (mut whole, mut stepwise) = (genesis(), genesis());
+    feed_all(&mut whole, std::slice::from_ref(&chatter));
+    to_idle(&mut stepwise);
+    stepwise.feed(chatter).unwrap();
+    for known in 1..=5 {
+        assert_eq!(stepwise.run_to_output().unwrap(), None);
+        assert_eq!(stepwise.outputs().len(), known, "one more, and no further");
+    }
+    assert_eq!(stepwise.run_to_output().unwrap(), Some(Stop::Idle));
+    assert_eq!(stepwise.cut().unwrap(), whole.cut().unwrap());
+    assert!(stepwise.outputs().is_empty());
+}
+
+#[test]
 fn log_that_does_not_end_where_the_machine_stands_is_refused() {
     let mut log = Frontier::new();
     log.push(b"an input");
