@@ -15,6 +15,7 @@
 //! * [`check`]: the rules, pure.
 //! * [`head`]: the newest head, in memory and in a file.
 //! * [`hosts`]: connections to hosts, and the operator's orders.
+//! * [`replica`]: feeds and asks a VM whose host is trusted, without certificates.
 //! * [`recovery`]: the slot that another host may go on from when a host is dead.
 //!
 //! # Not promised
@@ -26,6 +27,7 @@ pub mod head;
 pub mod hosts;
 pub mod recovery;
 mod repeat;
+pub mod replica;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,7 @@ use quorate_transport::{Connection, Endpoint, Exchange, Role, TransportError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::agent::{AgentHandle, Event, refused};
-use crate::protocol::{Call, FromHost, Moved, ToHost};
+use crate::protocol::{CALL_BYTES_MAX, Call, FromHost, Moved, Query, ToHost};
 
 /// Accepts connections until the endpoint closes.
 pub async fn serve(endpoint: Endpoint, agent: AgentHandle) {
@@ -38,16 +38,17 @@ async fn serve_exchange(
 ) -> Result<(), TransportError> {
     let Some(message) = exchange.recv::<ToHost>().await? else { return Ok(()) };
     match (role, message) {
-        (Role::Client | Role::Operator, ToHost::Call(call)) => {
-            let mut call = Some(call);
+        (Role::Client | Role::Operator, message @ (ToHost::Call(_) | ToHost::Query(_))) => {
+            let mut next = Some(message);
             // A client may send one request after the other on one exchange.
-            while let Some(next) = call.take() {
-                let answer = answer_call(next, &agent).await;
-                exchange.send(&answer).await?;
-                call = match exchange.recv::<ToHost>().await? {
-                    Some(ToHost::Call(call)) => Some(call),
-                    _ => None,
+            while let Some(message) = next {
+                let answer = match message {
+                    ToHost::Call(call) => answer_call(call, &agent).await,
+                    ToHost::Query(query) => answer_query(query, &agent).await,
+                    _ => return Ok(()),
                 };
+                exchange.send(&answer).await?;
+                next = exchange.recv::<ToHost>().await?;
             }
             Ok(())
         }
@@ -108,7 +109,25 @@ async fn send_all(
     sender.finish()
 }
 
+/// The frame's limit leaves room for the VM's id, which must not become room for a longer input.
+fn is_oversize(input: &[u8]) -> Option<FromHost> {
+    let detail = || format!("{} bytes, at most {CALL_BYTES_MAX}", input.len());
+    (input.len() > CALL_BYTES_MAX).then(|| refused("MessageTooLarge", &detail()))
+}
+
+async fn answer_query(query: Query, agent: &AgentHandle) -> FromHost {
+    if let Some(refused) = is_oversize(&query.request) {
+        return refused;
+    }
+    let (answer, result) = oneshot::channel();
+    agent.send(Event::Query(query, answer));
+    result.await.unwrap_or(FromHost::Moved(Moved { activation: None }))
+}
+
 async fn answer_call(call: Call, agent: &AgentHandle) -> FromHost {
+    if let Some(refused) = is_oversize(&call.request) {
+        return refused;
+    }
     let Some(spec) = agent.spec() else { return FromHost::Moved(Moved { activation: None }) };
     if spec.input_policy == InputPolicy::ClientSigned
         && classify(&spec, &call.request) != InputClass::ClientSigned

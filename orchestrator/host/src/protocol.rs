@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! client   -> host         Call{request}                    -> Answer | Moved | Busy | Refused
+//!                          Query{request}                   -> Queried | Moved | Busy | Refused
 //! operator -> host         Start | Status | Migrate | ...   -> Progress* , then Report | Status | Done | Refused
 //! source   -> destination  Offer                            -> Accepted | Refused      (destination pulls the base state)
 //!                          .                                <- Loaded{base}            (base verified and in place)
@@ -23,6 +24,8 @@ use quorate_verifier::protocol::{
 
 /// Largest client request or answer, bytes.
 pub const CALL_BYTES_MAX: usize = 262_144;
+/// Most outputs of one query.
+pub const QUERIED_OUTPUTS_MAX: usize = 64;
 /// Most earlier statements that a destination is told. A verifier that has slept through more cannot catch up with it.
 pub const HISTORY_STATEMENTS_MAX: usize = 2048;
 const PROPOSE_BYTES_MAX: usize = SLOT_INPUT_BYTES_MAX + SLOT_INPUTS_MAX * 4 + 4096;
@@ -34,6 +37,24 @@ pub struct Call {
     pub vm: VmId,
     /// The encoded, signed request.
     pub request: Vec<u8>,
+}
+
+/// A question to a fork of the VM: one input, which leaves no trace in the VM.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Query {
+    /// The VM that is meant.
+    pub vm: VmId,
+    /// The input, at most [`CALL_BYTES_MAX`] bytes.
+    pub request: Vec<u8>,
+}
+
+/// What a fork of the VM emitted. Nobody vouches for it but the host.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Queried {
+    /// The outputs in order: at most [`QUERIED_OUTPUTS_MAX`], together at most [`CALL_BYTES_MAX`] bytes.
+    pub outputs: Vec<Vec<u8>>,
+    /// Inputs that the VM had consumed in the state that was asked.
+    pub inputs: u64,
 }
 
 /// An output of the VM with the proof that a quorum attested it.
@@ -304,6 +325,8 @@ wire_enum! {
         5 => Export(Export) <= 16,
         /// An operator shows this host the grant to take the VM up.
         6 => Recover(Recover) <= DecisionCertificate::LIMIT + SlotCertificate::LIMIT,
+        /// A client asks a fork of the VM.
+        7 => Query(Query) <= CALL_BYTES_MAX + 64,
         /// A source offers its VM.
         16 => Offer(Offer) <= IMAGE_BYTES_MAX + 65_536 + HISTORY_STATEMENTS_MAX * SlotStatement::LIMIT,
         /// A source forwards a slot.
@@ -337,6 +360,8 @@ wire_enum! {
         8 => Done(Done) <= 16,
         /// It is refused.
         9 => Refused(Refused) <= 4096,
+        /// What a fork of the VM emitted.
+        10 => Queried(Queried) <= CALL_BYTES_MAX + 4 * QUERIED_OUTPUTS_MAX + 16,
         /// The offer is taken.
         16 => Accepted(Accepted) <= 16,
         /// The base state is in place.
@@ -349,3 +374,6 @@ wire_enum! {
         20 => Declined(Declined) <= 131_072,
     }
 }
+
+#[cfg(test)]
+mod tests;

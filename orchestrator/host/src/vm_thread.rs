@@ -3,28 +3,32 @@
 //! It runs the guest between doorbells, feeds it inputs, and ends slots when asked. Everything else in the host agent
 //! talks to it through a [`Mailbox`]. Control messages are taken between doorbells only, which is where the machine may be
 //! stopped, measured and resumed.
+//!
+//! Queries are put to a [fork](quorate_vmm::fork) of the VM, which the thread makes when it is first asked and gives up
+//! when the VM is frozen. Nothing that is certified depends on them.
+
+mod worker;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use quorate_attest::id::{InputRoot, OutputRoot};
 use quorate_attest::merkle::{Frontier, Sha256Tree};
 use quorate_attest::vm::SlotStatement;
 use quorate_verifier::core::{Observed, Refusal, compare};
-use quorate_verifier::protocol::{SLOT_DOORBELLS_MAX, SLOT_INPUT_BYTES_MAX, SLOT_INPUTS_MAX};
 use quorate_vmm::checkpoint::Checkpoint;
-use quorate_vmm::execution::{Execution, Stop};
+use quorate_vmm::execution::Execution;
 use quorate_vmm::snapshot::PageSnapshot;
 use quorate_vmm::{Measurement, Position};
 use tokio::sync::{mpsc, oneshot};
 
-use super::clock::monotonic_ns;
-use super::mailbox::{Mailbox, Next};
+use super::mailbox::Mailbox;
+use crate::protocol::Queried;
+use worker::Worker;
 
 /// Inputs that may wait for the guest.
 const INPUTS_WAITING_MAX: usize = 1024;
-/// A guest that rings no doorbell for this long is killed.
-const WATCHDOG: Duration = Duration::from_secs(5);
+/// Queries that may wait for their answers.
+const QUERIES_WAITING_MAX: usize = 64;
 
 /// Everything that describes one slot, taken while the guest stood at a doorbell.
 #[derive(Clone, Debug)]
@@ -87,8 +91,11 @@ impl VmFailure {
     }
 
     fn gone() -> Self {
-        Self::of("VmStopped", "the VM's thread has ended")
+        Self::of(Self::STOPPED, "the VM's thread does not serve this any more")
     }
+
+    /// Kind of the answer to a question that was dropped: the thread has ended, or the VM was frozen meanwhile.
+    pub const STOPPED: &'static str = "VmStopped";
 }
 
 /// What the VM thread tells on its own account.
@@ -98,10 +105,23 @@ pub enum VmEvent {
     Progress,
     /// The slot must end now, or it would exceed what one proposal may carry.
     SlotFull,
+    /// The guest emitted an output; told by threads of [`VmThread::spawn_immediate`] only.
+    Output(Emitted),
     /// A line the guest logged.
     Log(String),
     /// The guest exited or crashed; it will not run again.
     Ended(VmFailure),
+}
+
+/// An output of a slot that is not cut yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Emitted {
+    /// Doorbells rung when the slot before it was cut, which tells that slot.
+    pub since: u64,
+    /// Its number among the outputs of its slot.
+    pub index: u64,
+    /// The bytes the guest sent.
+    pub bytes: Vec<u8>,
 }
 
 type Answer<T> = oneshot::Sender<Result<T, VmFailure>>;
@@ -113,6 +133,13 @@ enum Control {
     Replay { inputs: Vec<Vec<u8>>, until: Position, answer: Answer<SlotState> },
 }
 
+struct Query {
+    bytes: Vec<u8>,
+    answer: Answer<Queried>,
+}
+
+type Inbox = Mailbox<Control, Query>;
+
 /// Owner of a VM thread. Dropping it ends the thread and frees the machine.
 #[derive(Debug)]
 pub struct VmThread {
@@ -122,7 +149,7 @@ pub struct VmThread {
 /// Asks the VM thread for things that take time. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct VmRemote {
-    mailbox: Arc<Mailbox<Control>>,
+    mailbox: Arc<Inbox>,
 }
 
 impl std::fmt::Debug for Control {
@@ -133,6 +160,12 @@ impl std::fmt::Debug for Control {
             Self::RunOn => "RunOn",
             Self::Replay { .. } => "Replay",
         })
+    }
+}
+
+impl std::fmt::Debug for Query {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Query").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
@@ -152,18 +185,23 @@ impl VmThread {
         pages: PageSnapshot,
         events: mpsc::UnboundedSender<VmEvent>,
     ) -> std::io::Result<Self> {
-        let mailbox = Arc::new(Mailbox::new(INPUTS_WAITING_MAX));
-        let worker = Worker {
-            execution,
-            pages,
-            events,
-            running: false,
-            ended: None,
-            full: false,
-            cut_at: 0,
-            fed_bytes: 0,
-            fed: 0,
-        };
+        Self::start(Worker::new(execution, pages, events, false))
+    }
+
+    /// As [`Self::spawn`], and each output is told as soon as the guest has emitted it.
+    ///
+    /// # Errors
+    /// The operating system refuses a thread.
+    pub fn spawn_immediate(
+        execution: Execution,
+        pages: PageSnapshot,
+        events: mpsc::UnboundedSender<VmEvent>,
+    ) -> std::io::Result<Self> {
+        Self::start(Worker::new(execution, pages, events, true))
+    }
+
+    fn start(worker: Worker) -> std::io::Result<Self> {
+        let mailbox = Arc::new(Mailbox::new(INPUTS_WAITING_MAX, QUERIES_WAITING_MAX));
         let inbox = Arc::clone(&mailbox);
         std::thread::Builder::new().name("vm".into()).spawn(move || worker.run(&inbox))?;
         Ok(Self { remote: VmRemote { mailbox } })
@@ -172,6 +210,13 @@ impl VmThread {
     /// Queues an input; `false` when the VM cannot take more at the moment.
     pub fn input(&self, bytes: Vec<u8>) -> bool {
         self.remote.mailbox.input(bytes)
+    }
+
+    /// Asks a fork of the VM, between two inputs; `None` when too many queries wait. [`VmFailure::STOPPED`] when the VM
+    /// is frozen before it is answered.
+    pub fn query(&self, bytes: Vec<u8>) -> Option<Pending<Queried>> {
+        let (answer, result) = oneshot::channel();
+        self.remote.mailbox.query(Query { bytes, answer }).then(|| answered(result))
     }
 
     /// Lets the guest run.
@@ -215,160 +260,13 @@ impl VmRemote {
         let (answer, result) = oneshot::channel();
         // A question to a thread that has ended is dropped, and so is its answer channel.
         self.mailbox.control(message(answer));
-        Box::pin(async move { result.await.unwrap_or_else(|_| Err(VmFailure::gone())) })
+        answered(result)
     }
 }
 
-struct Worker {
-    execution: Execution,
-    pages: PageSnapshot,
-    events: mpsc::UnboundedSender<VmEvent>,
-    running: bool,
-    ended: Option<VmFailure>,
-    /// The slot can hold no more; the guest waits for the next cut.
-    full: bool,
-    /// Doorbells rung at the last cut.
-    cut_at: u64,
-    fed_bytes: usize,
-    fed: usize,
+fn answered<T: Send + 'static>(result: oneshot::Receiver<Result<T, VmFailure>>) -> Pending<T> {
+    Box::pin(async move { result.await.unwrap_or_else(|_| Err(VmFailure::gone())) })
 }
 
-impl Worker {
-    fn run(mut self, mailbox: &Mailbox<Control>) {
-        if let Err(error) = self.execution.set_watchdog(Some(WATCHDOG)) {
-            self.end(VmFailure::of(error.kind(), error));
-        }
-        loop {
-            match mailbox.next(self.running && self.ended.is_none() && !self.full) {
-                Next::Closed => return,
-                Next::Control(message) => self.obey(message, mailbox),
-                Next::Input(bytes) => self.feed(bytes, mailbox),
-            }
-        }
-    }
-
-    fn obey(&mut self, message: Control, mailbox: &Mailbox<Control>) {
-        match message {
-            Control::RunOn => {
-                self.running = true;
-                self.advance(mailbox);
-            }
-            Control::Cut(answer) => {
-                drop(answer.send(self.cut()));
-                if std::mem::take(&mut self.full) {
-                    self.advance(mailbox);
-                }
-            }
-            Control::Freeze(answer) => {
-                self.running = false;
-                mailbox.drop_inputs();
-                drop(answer.send(self.cut()));
-            }
-            Control::Replay { inputs, until, answer } => drop(answer.send(self.replay(&inputs, until))),
-        }
-    }
-
-    fn feed(&mut self, bytes: Vec<u8>, mailbox: &Mailbox<Control>) {
-        self.fed_bytes = self.fed_bytes.saturating_add(bytes.len());
-        self.fed = self.fed.saturating_add(1);
-        if let Err(error) = self.execution.feed(bytes) {
-            return self.end(VmFailure::of(error.kind(), error));
-        }
-        self.advance(mailbox);
-        self.full |= self.fed_bytes > SLOT_INPUT_BYTES_MAX / 4 || self.fed > SLOT_INPUTS_MAX / 2;
-        self.tell(if self.full { VmEvent::SlotFull } else { VmEvent::Progress });
-    }
-
-    /// Runs the guest until it waits for an input. A guest that works long yields now and then, which is when control
-    /// messages are served.
-    fn advance(&mut self, mailbox: &Mailbox<Control>) {
-        while self.running && self.ended.is_none() {
-            let stop = match self.execution.run() {
-                Ok(stop) => stop,
-                Err(error) => return self.end(VmFailure::of(error.kind(), error)),
-            };
-            self.report();
-            match stop {
-                Stop::Idle => return,
-                Stop::Full => {
-                    self.full = true;
-                    return self.tell(VmEvent::SlotFull);
-                }
-                Stop::Yielded => {
-                    if let Some(message) = mailbox.try_control() {
-                        self.obey(message, mailbox);
-                    }
-                    let rung = self.execution.position().doorbells.saturating_sub(self.cut_at);
-                    if rung > SLOT_DOORBELLS_MAX / 2 {
-                        self.full = true;
-                        return self.tell(VmEvent::SlotFull);
-                    }
-                }
-                Stop::Finished { code } => {
-                    return self
-                        .end(VmFailure::of("GuestTerminal", format!("the guest exited with code {code}")));
-                }
-                Stop::Crashed(report) => return self.end(VmFailure::of("GuestTerminal", report)),
-            }
-        }
-    }
-
-    fn report(&mut self) {
-        for line in self.execution.take_console().lines {
-            self.tell(VmEvent::Log(String::from_utf8_lossy(&line).into_owned()));
-        }
-    }
-
-    fn cut(&mut self) -> Result<SlotState, VmFailure> {
-        if let Some(failure) = &self.ended {
-            return Err(failure.clone());
-        }
-        let stopped_ns = monotonic_ns();
-        let cut = self.execution.cut().map_err(|error| VmFailure::of(error.kind(), error))?;
-        self.pages.apply(self.execution.machine(), &cut.pages.changed);
-        let measurement = cut.pages.measurement;
-        let checkpoint = Checkpoint::take(&mut self.execution, &measurement, &self.pages)
-            .map_err(|error| VmFailure::of(error.kind(), error))?;
-        (self.fed, self.fed_bytes, self.cut_at) = (0, 0, measurement.position.doorbells);
-        Ok(SlotState {
-            measurement,
-            input_root: cut.input_root,
-            first_input: cut.first_input,
-            end_input: cut.end_input,
-            inputs: cut.inputs,
-            outputs: cut.outputs,
-            output_root: cut.output_root,
-            checkpoint,
-            stopped_ns,
-            pause_ns: monotonic_ns().saturating_sub(stopped_ns),
-            replay_ns: 0,
-            statements: Frontier::new(),
-        })
-    }
-
-    fn replay(&mut self, inputs: &[Vec<u8>], until: Position) -> Result<SlotState, VmFailure> {
-        if let Some(failure) = &self.ended {
-            return Err(failure.clone());
-        }
-        let started_ns = monotonic_ns();
-        if let Err(error) = self.execution.replay(inputs, until) {
-            let failure = VmFailure::of(error.kind(), error);
-            self.end(failure.clone());
-            return Err(failure);
-        }
-        let mut state = self.cut()?;
-        state.replay_ns = monotonic_ns().saturating_sub(started_ns);
-        Ok(state)
-    }
-
-    fn end(&mut self, failure: VmFailure) {
-        self.running = false;
-        self.ended = Some(failure.clone());
-        self.tell(VmEvent::Ended(failure));
-    }
-
-    fn tell(&self, event: VmEvent) {
-        // The host agent may already be gone; then nobody needs to know.
-        let _ = self.events.send(event);
-    }
-}
+#[cfg(test)]
+mod tests;

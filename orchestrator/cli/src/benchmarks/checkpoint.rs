@@ -124,7 +124,7 @@ impl Subject {
         loop {
             match self.events.recv().await {
                 Some(VmEvent::Progress | VmEvent::SlotFull) => return Ok(()),
-                Some(VmEvent::Log(_)) => {}
+                Some(VmEvent::Log(_) | VmEvent::Output(_)) => {}
                 Some(VmEvent::Ended(failure)) => return Err(failure.into()),
                 None => return Err(BenchError::unexpected("the VM's thread ended")),
             }

@@ -1,12 +1,13 @@
 //! Slots of the active instance: when they are cut, made durable, proposed, certified and released.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use quorate_attest::encoding::Bounded;
 use quorate_attest::id::Slot;
 use quorate_attest::merkle::{Sha256Tree, TreeHash, inclusion_proof};
 use quorate_attest::request::Reply;
-use quorate_attest::vm::{OutputPolicy, SlotCertificate};
+use quorate_attest::vm::SlotCertificate;
 use quorate_verifier::protocol::Propose;
 use tokio::sync::mpsc;
 
@@ -18,7 +19,7 @@ use crate::link::{LinkEvent, LinkedVm};
 use crate::migration::source::Input;
 use crate::protocol::{Answer, FromHost, HISTORY_STATEMENTS_MAX};
 use crate::statement::{Frame, describe};
-use crate::vm_thread::{SlotState, VmEvent, VmFailure};
+use crate::vm_thread::{Emitted, SlotState, VmEvent, VmFailure};
 
 /// Slots that may wait for their certificate before the guest is held back.
 pub(super) const OUTSTANDING_MAX: usize = 4;
@@ -78,6 +79,7 @@ impl Agent {
                     self.cut_when_due();
                 }
             }
+            VmEvent::Output(emitted) => self.release_emitted(emitted),
             VmEvent::Log(line) => tracing::info!(target: "guest", "{line}"),
             VmEvent::Ended(failure) => {
                 if let Some(vm) = &mut self.vm {
@@ -124,9 +126,8 @@ impl Agent {
     /// Describes, signs and journals a slot, then proposes it.
     pub(super) fn end_slot(&mut self, mut state: SlotState) -> Result<Option<Slot>, Fatal> {
         self.reached(Step::SlotCut);
-        let immediate =
-            self.vm.as_ref().is_some_and(|vm| vm.register.spec.output_policy == OutputPolicy::Immediate);
-        if immediate || self.conduct.releases_uncertified() {
+        // Outputs of an `Immediate` VM have left already.
+        if self.conduct.releases_uncertified() {
             self.release(&state.outputs, None);
         }
         let key = self.loaded.key.clone();
@@ -265,22 +266,52 @@ impl Agent {
             (certificate.statement.body.generation, certificate.statement.slot)
         });
         for (index, output) in (0u64..).zip(outputs) {
-            let Ok(reply) = Reply::decoded(output) else { continue };
-            let Some(waiting) = self.waiters.remove(&(reply.client, reply.sequence)) else { continue };
-            let proof =
-                certificate.and_then(|_| inclusion_proof::<Sha256Tree>(&leaves, index)).unwrap_or_default();
-            let answer = Answer {
+            let proof = || {
+                certificate.and_then(|_| inclusion_proof::<Sha256Tree>(&leaves, index)).unwrap_or_default()
+            };
+            self.answer_waiters(output, |output| Answer {
                 generation,
                 slot,
                 index,
-                output: output.clone(),
-                proof,
+                output,
+                proof: proof(),
                 certificate: certificate.cloned(),
-            };
-            for waiter in waiting {
-                // The client may have gone away; it will ask again if it cares.
-                let _ = waiter.send(FromHost::Answer(answer.clone()));
-            }
+            });
+        }
+    }
+
+    /// Hands an output to the clients that wait for it, before its slot is cut.
+    fn release_emitted(&mut self, emitted: Emitted) {
+        let Some(vm) = &self.vm else { return };
+        let Emitted { since, index, bytes } = emitted;
+        // The slot before it may not have arrived here yet, and its own may have arrived already.
+        let slot = match &vm.head {
+            None => Slot(1),
+            Some(head) => match since.cmp(&head.body.doorbells) {
+                Ordering::Less => head.slot,
+                Ordering::Equal => vm.next_slot(),
+                Ordering::Greater => Slot(vm.next_slot().0.saturating_add(1)),
+            },
+        };
+        let generation = vm.generation;
+        self.answer_waiters(&bytes, |output| Answer {
+            generation,
+            slot,
+            index,
+            output,
+            proof: Vec::new(),
+            certificate: None,
+        });
+    }
+
+    /// Answers whoever waits for the reply that this output is.
+    fn answer_waiters(&mut self, output: &[u8], answer: impl FnOnce(Vec<u8>) -> Answer) {
+        let Ok(reply) = Reply::decoded(output) else { return };
+        let Some(waiting) = self.waiters.remove(&(reply.client, reply.sequence)) else { return };
+        let answer = answer(output.to_vec());
+        for waiter in waiting {
+            // The client may have gone away; it will ask again if it cares.
+            let _ = waiter.send(FromHost::Answer(answer.clone()));
         }
     }
 }

@@ -1,29 +1,28 @@
-//! Requests of clients.
+//! Requests and queries of clients.
 
 use quorate_attest::encoding::Bounded;
+use quorate_attest::id::VmId;
 use quorate_attest::request::Request;
 use quorate_verifier::protocol::Done;
 use tokio::sync::oneshot;
 
 use super::{Agent, refused};
-use crate::protocol::{Busy, Call, FromHost, Moved};
+use crate::protocol::{Busy, Call, FromHost, Moved, Queried, Query};
+use crate::vm_thread::VmFailure;
 
 /// Requests that may wait for their answers.
 const WAITERS_MAX: usize = 8192;
 /// What a client that comes too fast, or during a freeze, is asked to wait.
 const RETRY_AFTER_MS: u32 = 10;
+/// Characters that a client is told about a query that failed.
+const DETAIL_CHARS_MAX: usize = 500;
+
+const BUSY: FromHost = FromHost::Busy(Busy { retry_after_ms: RETRY_AFTER_MS });
 
 impl Agent {
     /// Feeds a request to the guest. Its signature has been checked by the gateway.
     pub(super) fn call(&mut self, call: Call, answer: oneshot::Sender<FromHost>) {
-        let reply = match &self.vm {
-            None => Some(FromHost::Moved(Moved { activation: None })),
-            Some(vm) if vm.id != call.vm => Some(refused("WrongVm", "this host serves another VM")),
-            Some(vm) if !vm.running => Some(self.not_here()),
-            Some(_) if self.frozen_now() => Some(FromHost::Busy(Busy { retry_after_ms: RETRY_AFTER_MS })),
-            Some(_) => None,
-        };
-        if let Some(reply) = reply {
+        if let Some(reply) = self.unavailable(call.vm) {
             let _ = answer.send(reply);
             return;
         }
@@ -32,7 +31,7 @@ impl Agent {
                 self.waiters.entry((request.client, request.sequence)).or_default().push(answer);
             }
             Ok(_) => {
-                let _ = answer.send(FromHost::Busy(Busy { retry_after_ms: RETRY_AFTER_MS }));
+                let _ = answer.send(BUSY);
                 return;
             }
             // Only under the `Any` policy: an input without a reply address.
@@ -40,7 +39,32 @@ impl Agent {
         }
         let taken = self.vm.as_ref().is_some_and(|vm| vm.thread.input(call.request.clone()));
         if !taken && let Ok(request) = Request::decoded(&call.request) {
-            self.answer_waiter(&request, &FromHost::Busy(Busy { retry_after_ms: RETRY_AFTER_MS }));
+            self.answer_waiter(&request, &BUSY);
+        }
+    }
+
+    /// Asks a fork of the VM. The agent does not wait for the answer.
+    pub(super) fn query(&mut self, query: Query, answer: oneshot::Sender<FromHost>) {
+        let unavailable = self.unavailable(query.vm);
+        let asked = match &self.vm {
+            Some(vm) if unavailable.is_none() => vm.thread.query(query.request),
+            _ => None,
+        };
+        match asked {
+            Some(asked) => {
+                tokio::spawn(async move { answer.send(query_answer(asked.await)) });
+            }
+            None => drop(answer.send(unavailable.unwrap_or(BUSY))),
+        }
+    }
+
+    /// Why this host serves nobody of this VM at the moment.
+    fn unavailable(&self, meant: VmId) -> Option<FromHost> {
+        match &self.vm {
+            None => Some(FromHost::Moved(Moved { activation: None })),
+            Some(vm) if vm.id != meant => Some(refused("WrongVm", "this host serves another VM")),
+            Some(vm) if !vm.running => Some(self.not_here()),
+            Some(_) => self.frozen_now().then_some(BUSY),
         }
     }
 
@@ -52,11 +76,7 @@ impl Agent {
 
     /// Tells all waiting clients to ask elsewhere, or again.
     pub(super) fn dismiss_waiters(&mut self) {
-        let answer = if self.vm.as_ref().is_some_and(|vm| vm.running) {
-            FromHost::Busy(Busy { retry_after_ms: RETRY_AFTER_MS })
-        } else {
-            self.not_here()
-        };
+        let answer = if self.vm.as_ref().is_some_and(|vm| vm.running) { BUSY } else { self.not_here() };
         for waiter in self.waiters.drain().flat_map(|(_, waiters)| waiters) {
             let _ = waiter.send(answer.clone());
         }
@@ -65,5 +85,17 @@ impl Agent {
     fn not_here(&self) -> FromHost {
         let activation = self.vm.as_ref().and_then(|vm| vm.activation.borrow().clone());
         FromHost::Moved(Moved { activation })
+    }
+}
+
+fn query_answer(result: Result<Queried, VmFailure>) -> FromHost {
+    match result {
+        Ok(queried) => FromHost::Queried(queried),
+        // Frozen meanwhile: the next attempt finds out where the VM is.
+        Err(failure) if failure.kind == VmFailure::STOPPED => BUSY,
+        Err(failure) => {
+            let detail: String = failure.detail.chars().take(DETAIL_CHARS_MAX).collect();
+            refused(&failure.kind, &detail)
+        }
     }
 }

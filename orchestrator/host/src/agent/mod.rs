@@ -38,7 +38,7 @@ use super::link::{Asker, Link, LinkEvent};
 use super::ordering::{Log, Verdict};
 use super::state_server::StateServer;
 use super::vm_thread::{SlotState, VmEvent, VmFailure};
-use crate::protocol::{Call, Export, Exported, FromHost, Migrate, Offer, Start, Status, ToHost};
+use crate::protocol::{Call, Export, Exported, FromHost, Migrate, Offer, Query, Start, Status, ToHost};
 pub(crate) use arrival::leads_to;
 use emigrate::Emigration;
 pub use immigrate::Arrived;
@@ -59,6 +59,8 @@ const EXPORT_CERTIFICATES_MAX: usize = 1024;
 pub enum Event {
     /// A client's request; the answer may come much later.
     Call(Call, oneshot::Sender<FromHost>),
+    /// A question to a fork of the VM.
+    Query(Query, oneshot::Sender<FromHost>),
     /// An operator's request that is answered at once.
     Operator(ToHost, oneshot::Sender<FromHost>),
     /// An operator wants a migration; progress and report go to the channel.
@@ -290,6 +292,7 @@ impl Agent {
             Event::Scoped(scope, event) if self.migration == Some(scope) => self.react(*event)?,
             Event::Scoped(..) | Event::Stop => {}
             Event::Call(call, answer) => self.call(call, answer),
+            Event::Query(query, answer) => self.query(query, answer),
             Event::Operator(message, answer) => {
                 let reply = self.operator(message)?;
                 let _ = answer.send(reply);

@@ -7,7 +7,7 @@ use quorate_attest::id::{Generation, PlatformClass, Slot, StatementDigest, VmId}
 use quorate_attest::key::PublicKey;
 use quorate_attest::merkle::{Frontier, Sha256Tree};
 use quorate_attest::statement::Kind;
-use quorate_attest::vm::{ActivationCertificate, SlotStatement};
+use quorate_attest::vm::{ActivationCertificate, OutputPolicy, SlotStatement};
 use quorate_verifier::protocol::Register;
 use quorate_vmm::execution::Execution;
 use quorate_vmm::image::Image;
@@ -96,8 +96,11 @@ impl Vm {
     ) -> Result<Self, VmFailure> {
         let (events, mut guest) = mpsc::unbounded_channel();
         let input_log = execution.input_log().clone();
-        let thread =
-            VmThread::spawn(execution, pages, events).map_err(|e| VmFailure::of("SystemRefused", e))?;
+        let thread = match register.spec.output_policy {
+            OutputPolicy::Certified => VmThread::spawn(execution, pages, events),
+            OutputPolicy::Immediate => VmThread::spawn_immediate(execution, pages, events),
+        };
+        let thread = thread.map_err(|e| VmFailure::of("SystemRefused", e))?;
         let agent = agent.clone();
         tokio::spawn(async move {
             while let Some(event) = guest.recv().await {

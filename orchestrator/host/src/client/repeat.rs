@@ -15,9 +15,9 @@ use super::{Believed, Target};
 use crate::protocol::{Call, FromHost, ToHost};
 
 /// Pause before the next host is asked, so that a VM in flight is not polled without end.
-const NEXT_HOST_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const NEXT_HOST_PAUSE: Duration = Duration::from_millis(5);
 /// Longest pause that a host may ask for.
-const BUSY_PAUSE_MAX: Duration = Duration::from_millis(250);
+pub(super) const BUSY_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// How long a client waits.
 #[derive(Clone, Copy, Debug)]
