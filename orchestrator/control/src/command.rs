@@ -1,11 +1,12 @@
 //! What an author can ask of the control plane.
 
 use borsh::{BorshDeserialize, BorshSerialize};
-use quorate_attest::encoding::Bounded;
+use quorate_attest::encoding::{Bounded, bounded_bytes};
 use quorate_attest::epoch::EpochLink;
-use quorate_attest::id::{Generation, GroupId, Nonce, OperationId, VmId};
+use quorate_attest::id::{Generation, GroupId, ImageDigest, Nonce, OperationId, ServiceId, VmId};
 use quorate_attest::key::{PublicKey, SecretKey};
 use quorate_attest::operation::{COMMAND_LIMIT, Operation};
+use quorate_attest::service::ServiceSpec;
 use quorate_attest::vm::{ActivationCertificate, Refusal, Relinquish, SlotCertificate, VmSpec};
 
 /// How much a client may have and ask for.
@@ -119,6 +120,28 @@ pub enum Command {
         /// From its current configuration to the next.
         link: EpochLink,
     },
+    /// Creates an ordered service: entry 0 of its log. Operators.
+    CreateService {
+        /// What it is.
+        spec: ServiceSpec,
+    },
+    /// Gives a request the next number of a service's log. Operators, orchestrators and clients.
+    CallService {
+        /// The service.
+        service: ServiceId,
+        /// The request, which nobody looks into before the service's guests do.
+        #[borsh(deserialize_with = "bounded_bytes::<COMMAND_LIMIT, _>")]
+        request: Vec<u8>,
+    },
+    /// Names the entry of a service's log from which on another image executes it. Operators.
+    UpgradeService {
+        /// The service.
+        service: ServiceId,
+        /// The image.
+        image: ImageDigest,
+        /// The first entry that it executes: one that has no request yet.
+        number: u64,
+    },
 }
 
 impl Bounded for Command {
@@ -145,6 +168,9 @@ impl Command {
             Self::RegisterClient { .. } => "RegisterClient",
             Self::RevokeClient { .. } => "RevokeClient",
             Self::ChangeGroup { .. } => "ChangeGroup",
+            Self::CreateService { .. } => "CreateService",
+            Self::CallService { .. } => "CallService",
+            Self::UpgradeService { .. } => "UpgradeService",
         }
     }
 
@@ -158,6 +184,7 @@ impl Command {
             Self::Activate { certificate } => Some(certificate.activation.vm),
             Self::Head { certificate } => Some(certificate.statement.vm),
             Self::RegisterClient { .. } | Self::RevokeClient { .. } | Self::ChangeGroup { .. } => None,
+            Self::CreateService { .. } | Self::CallService { .. } | Self::UpgradeService { .. } => None,
         }
     }
 }

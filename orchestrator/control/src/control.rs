@@ -4,6 +4,7 @@ mod clients;
 mod grants;
 mod groups;
 mod migrations;
+mod services;
 mod vms;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_attest::VerifyError;
 use quorate_attest::encoding::{Bounded, to_bytes};
 use quorate_attest::epoch::GroupChain;
-use quorate_attest::id::{GroupId, OperationId, VmId};
+use quorate_attest::id::{GroupId, OperationId, ServiceId, VmId};
 use quorate_attest::key::PublicKey;
 use quorate_attest::merkle::Digest;
 use quorate_attest::state_tree::{StateCommitment, StateTree};
@@ -21,8 +22,8 @@ use sha2::{Digest as _, Sha256};
 use crate::command::{Command, Which};
 use crate::outcome::{Answer, Failure, Outcome, encode_outcome};
 use crate::state::{
-    Client, FINISHED_COUNT_KEY, FINISHED_LIMIT, Finished, GroupEntry, Migration, QUOTA_WINDOW, Vm, VmEntry,
-    client_key, finished_key, group_key, vm_key,
+    Client, FINISHED_COUNT_KEY, FINISHED_LIMIT, Finished, GroupEntry, Migration, QUOTA_WINDOW, Service, Vm,
+    VmEntry, client_key, finished_key, group_key, vm_key,
 };
 use crate::submission::Submission;
 
@@ -109,6 +110,8 @@ pub struct Control {
     names: BTreeMap<String, VmId>,
     holdings: BTreeMap<PublicKey, Holdings>,
     clients: BTreeMap<PublicKey, Client>,
+    services: BTreeMap<ServiceId, Service>,
+    service_names: BTreeMap<String, ServiceId>,
     places: BTreeMap<OperationId, Place>,
     finished: BTreeMap<u64, Finished>,
     finished_count: u64,
@@ -137,6 +140,8 @@ impl Control {
             names: BTreeMap::new(),
             holdings: BTreeMap::new(),
             clients: BTreeMap::new(),
+            services: BTreeMap::new(),
+            service_names: BTreeMap::new(),
             places: BTreeMap::new(),
             finished: BTreeMap::new(),
             finished_count: 0,
@@ -225,6 +230,21 @@ impl Control {
         self.clients.iter()
     }
 
+    /// A service.
+    pub fn service(&self, service: &ServiceId) -> Option<&Service> {
+        self.services.get(service)
+    }
+
+    /// The service that has this name.
+    pub fn service_named(&self, name: &str) -> Option<ServiceId> {
+        self.service_names.get(name).copied()
+    }
+
+    /// All services in ascending order of their ids.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Service)> {
+        self.services.iter()
+    }
+
     /// The chain of a group.
     pub fn groups(&self, which: Which) -> &GroupChain {
         match which {
@@ -256,6 +276,11 @@ impl Control {
             Command::RegisterClient { key, quota, revision } => self.register_client(key, quota, revision),
             Command::RevokeClient { key } => self.revoke_client(entry, key),
             Command::ChangeGroup { which, link } => self.change_group(which, link),
+            Command::CreateService { spec } => self.create_service(entry, spec),
+            Command::CallService { service, .. } => self.call_service(service),
+            Command::UpgradeService { service, image, number } => {
+                self.upgrade_service(service, image, number)
+            }
         }
     }
 
@@ -271,6 +296,8 @@ impl Control {
             {
                 Ok(Role::Member)
             }
+            // Orchestrators tell services the time.
+            Command::CallService { .. } if orchestrators.index_of(author).is_ok() => Ok(Role::Member),
             Command::Handover { .. }
             | Command::Activate { .. }
             | Command::Abort { .. }
@@ -282,7 +309,8 @@ impl Control {
             Command::CreateVm { .. }
             | Command::DeleteVm { .. }
             | Command::Begin { .. }
-            | Command::Abort { .. } => match self.clients.get(author) {
+            | Command::Abort { .. }
+            | Command::CallService { .. } => match self.clients.get(author) {
                 Some(Client { revoked: Some(index), .. }) => {
                     let text = format!("client key {author} was revoked at log index {index}");
                     Err(Failure { kind: "KeyRevoked".into(), ..Failure::not_authorized(text) })

@@ -20,7 +20,11 @@
 //!   most one host is granted it, and the generation in the registry never falls.
 //! * Of `Handover` and `Abort` the first in the log wins. The other is answered `CONFLICT` with the decision that won.
 //! * Nothing goes back behind the newest certified slot that the registry knows.
-//! * An operation that comes a second time, with the same or another nonce, changes nothing.
+//! * An operation that comes a second time, with the same or another nonce, changes nothing. `CallService` alone counts
+//!   each time with another nonce: a service knows its clients' requests by their sequence numbers.
+//! * A service's requests are numbered here and nothing more: from 1 on, without a gap, answered at once. The service's
+//!   guests execute them later, so that one that hangs holds up nobody else. Nobody looks into a request.
+//! * The image of a service changes at a number that has no request yet, so that all replicas change at the same entry.
 //! * [`Control::apply`] is total: bytes that mean nothing are an outcome like any other.
 //!
 //! # Not promised
@@ -45,6 +49,7 @@ pub use outcome::{
 pub use snapshot::SNAPSHOT_LIMIT;
 pub use state::{
     Active, CLIENTS_LIMIT, Client, FINISHED_LIMIT, GRANTS_LIMIT, Head, Migration, Phase, QUOTA_WINDOW,
-    TOMBSTONES_LIMIT, VMS_LIMIT, Vm, client_key, vm_key,
+    SERVICES_LIMIT, Service, ServiceProgress, ServiceRecord, TOMBSTONES_LIMIT, UPGRADES_LIMIT, Upgrade,
+    VMS_LIMIT, Vm, client_key, service_key, service_progress_key, service_vm_name, vm_key,
 };
 pub use submission::Submission;

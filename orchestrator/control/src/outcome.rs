@@ -3,7 +3,7 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_attest::VerifyError;
 use quorate_attest::encoding::{self, DecodeError, bounded_text};
-use quorate_attest::id::{Epoch, Generation, OperationId, Slot, VmId};
+use quorate_attest::id::{Epoch, Generation, ImageDigest, OperationId, ServiceId, Slot, VmId};
 use quorate_attest::key::PublicKey;
 use quorate_attest::request::status;
 use quorate_attest::vm::Decision;
@@ -73,6 +73,27 @@ pub enum Answer {
         which: Which,
         /// Its epoch.
         epoch: Epoch,
+    },
+    /// The service exists.
+    ServiceCreated {
+        /// The service.
+        service: ServiceId,
+    },
+    /// The request is an entry of the service's log.
+    Numbered {
+        /// The service.
+        service: ServiceId,
+        /// Its number.
+        number: u64,
+    },
+    /// The service goes on with another image.
+    ServiceUpgraded {
+        /// The service.
+        service: ServiceId,
+        /// The image.
+        image: ImageDigest,
+        /// First entry that it executes.
+        number: u64,
     },
 }
 

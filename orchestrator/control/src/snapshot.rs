@@ -7,7 +7,7 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_attest::encoding::{Bounded, DecodeError, from_bytes};
 use quorate_attest::epoch::GroupChain;
-use quorate_attest::id::VmId;
+use quorate_attest::id::{ServiceId, VmId};
 use quorate_attest::key::PublicKey;
 use quorate_attest::state_tree::StateTree;
 
@@ -15,7 +15,7 @@ use crate::command::Which;
 use crate::control::Control;
 use crate::state::{
     CLIENT_PREFIX, Client, FINISHED_COUNT_KEY, FINISHED_LIMIT, FINISHED_PREFIX, Finished, GroupEntry,
-    VM_PREFIX, VmEntry, group_key,
+    SERVICE_PREFIX, SERVICE_PROGRESS_PREFIX, ServiceProgress, ServiceRecord, VM_PREFIX, VmEntry, group_key,
 };
 
 /// Most bytes of a snapshot.
@@ -54,6 +54,7 @@ impl Control {
     fn load(&mut self, entries: Entries) -> Result<(), DecodeError> {
         let mut finished = Vec::new();
         let mut count = None;
+        let (mut services, mut progress) = (Vec::new(), Vec::new());
         for (number, (key, value)) in entries.iter().enumerate() {
             let refused = || malformed(number, "record does not belong here");
             if number > 0 && entries[number - 1].0 >= *key {
@@ -64,12 +65,17 @@ impl Control {
                 finished.push((place, Finished::decoded(value)?));
             } else if key == FINISHED_COUNT_KEY {
                 count = Some(from_bytes::<u64>(value, 8)?);
+            } else if let Some(rest) = key.strip_prefix(SERVICE_PREFIX) {
+                services.push((service_id(rest).ok_or_else(refused)?, ServiceRecord::decoded(value)?));
+            } else if let Some(rest) = key.strip_prefix(SERVICE_PROGRESS_PREFIX) {
+                progress.push((service_id(rest).ok_or_else(refused)?, ServiceProgress::decoded(value)?));
             } else if !self.load_record(key, value)? {
                 return Err(refused());
             }
         }
         let count = count.ok_or_else(|| malformed(entries.len(), "number of ended migrations is missing"))?;
         self.load_all_finished(count, finished)?;
+        self.load_all_services(services, progress)?;
         if !self.is_within_limits() {
             return Err(malformed(entries.len(), "more records than allowed"));
         }
@@ -108,6 +114,24 @@ impl Control {
         Ok(false)
     }
 
+    /// Brings what services are together with how far they are: both lists ascend by service.
+    fn load_all_services(
+        &mut self,
+        services: Vec<(ServiceId, ServiceRecord)>,
+        progress: Vec<(ServiceId, ServiceProgress)>,
+    ) -> Result<(), DecodeError> {
+        let wrong = || malformed(0, "records of services do not belong together");
+        if services.len() != progress.len() {
+            return Err(wrong());
+        }
+        for ((id, record), (of, progress)) in services.into_iter().zip(progress) {
+            if id != of || !self.load_service(id, record, progress) {
+                return Err(wrong());
+            }
+        }
+        Ok(())
+    }
+
     /// Numbers the ended migrations by their places: the newest `FINISHED_LIMIT` of them are kept.
     fn load_all_finished(&mut self, count: u64, records: Vec<(u64, Finished)>) -> Result<(), DecodeError> {
         let kept = count.min(FINISHED_LIMIT);
@@ -130,6 +154,10 @@ impl Control {
         }
         Ok(())
     }
+}
+
+fn service_id(key: &[u8]) -> Option<ServiceId> {
+    <[u8; 32]>::try_from(key).ok().map(ServiceId::from_bytes)
 }
 
 fn malformed(offset: usize, reason: &str) -> DecodeError {

@@ -2,8 +2,11 @@
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_attest::encoding::{Bounded, bounded_list};
-use quorate_attest::id::{ConfigDigest, Epoch, Generation, OperationId, Slot, StatementDigest, VmId};
+use quorate_attest::id::{
+    ConfigDigest, Epoch, Generation, ImageDigest, OperationId, ServiceId, Slot, StatementDigest, VmId,
+};
 use quorate_attest::key::PublicKey;
+use quorate_attest::service::ServiceSpec;
 use quorate_attest::state_tree::VALUE_LIMIT;
 use quorate_attest::vm::{Decision, VmSpec};
 
@@ -23,6 +26,12 @@ pub const FINISHED_LIMIT: u64 = 1_024;
 
 /// Grants above a VM's generation that are remembered; the lowest generation is forgotten first.
 pub const GRANTS_LIMIT: usize = 8;
+
+/// Most services. They are never removed: their logs stay.
+pub const SERVICES_LIMIT: usize = 64;
+
+/// Most upgrades of one service.
+pub const UPGRADES_LIMIT: usize = 64;
 
 /// Log entries in which a client's operations are counted.
 pub const QUOTA_WINDOW: u64 = 1_000;
@@ -151,6 +160,72 @@ pub struct Client {
     pub used: u32,
 }
 
+/// The image that executes a service's entries from a number on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Upgrade {
+    /// First entry that it executes.
+    pub number: u64,
+    /// The image.
+    pub image: ImageDigest,
+}
+
+/// What a service is: fixed at its creation.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct ServiceRecord {
+    /// Its specification.
+    pub spec: ServiceSpec,
+    /// Log index of its creation.
+    pub created: u64,
+    /// Operation that created it.
+    pub operation: OperationId,
+}
+
+/// How far a service is: apart from what it is, because every request changes it.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct ServiceProgress {
+    /// Numbers given out, that of the creation included: the next request gets this one.
+    pub ordered: u64,
+    /// Images that followed the first, ascending by number.
+    #[borsh(deserialize_with = "bounded_list::<UPGRADES_LIMIT, _, _>")]
+    pub upgrades: Vec<Upgrade>,
+}
+
+/// A service in the registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// What it is.
+    pub record: ServiceRecord,
+    /// How far it is.
+    pub progress: ServiceProgress,
+}
+
+impl Service {
+    /// The image that executes an entry, and how many preceded it.
+    pub fn image_at(&self, number: u64) -> (ImageDigest, usize) {
+        let began = self.progress.upgrades.iter().take_while(|upgrade| upgrade.number <= number);
+        match began.enumerate().last() {
+            Some((before, upgrade)) => (upgrade.image, before + 1),
+            None => (self.record.spec.image, 0),
+        }
+    }
+}
+
+/// Name of the VM in which a replica of a service executes with an image that `before` others preceded.
+pub fn service_vm_name(spec: &ServiceSpec, replica: u16, before: usize) -> String {
+    match before {
+        0 => spec.vm_name(replica),
+        _ => format!("{}-v{before}", spec.vm_name(replica)),
+    }
+}
+
+impl Bounded for ServiceRecord {
+    const LIMIT: usize = VALUE_LIMIT;
+}
+
+impl Bounded for ServiceProgress {
+    const LIMIT: usize = 8 + 4 + UPGRADES_LIMIT * 40;
+}
+
 /// Value under a VM's key.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[expect(clippy::large_enum_variant, reason = "nearly all entries are of the large kind")]
@@ -194,6 +269,8 @@ pub(crate) const CLIENT_PREFIX: &[u8] = b"client/";
 pub(crate) const FINISHED_COUNT_KEY: &[u8] = b"finished";
 pub(crate) const FINISHED_PREFIX: &[u8] = b"finished/";
 pub(crate) const ORCHESTRATORS_KEY: &[u8] = b"group/orchestrators";
+pub(crate) const SERVICE_PREFIX: &[u8] = b"service/";
+pub(crate) const SERVICE_PROGRESS_PREFIX: &[u8] = b"service-progress/";
 pub(crate) const VERIFIERS_KEY: &[u8] = b"group/verifiers";
 pub(crate) const VM_PREFIX: &[u8] = b"vm/";
 
@@ -205,6 +282,16 @@ pub fn vm_key(vm: &VmId) -> Vec<u8> {
 /// Key of a client in the state.
 pub fn client_key(key: &PublicKey) -> Vec<u8> {
     [CLIENT_PREFIX, key.as_bytes()].concat()
+}
+
+/// Key of what a service is.
+pub fn service_key(service: &ServiceId) -> Vec<u8> {
+    [SERVICE_PREFIX, service.as_bytes()].concat()
+}
+
+/// Key of how far a service is.
+pub fn service_progress_key(service: &ServiceId) -> Vec<u8> {
+    [SERVICE_PROGRESS_PREFIX, service.as_bytes()].concat()
 }
 
 /// Key of the `count`-th ended migration: places are used again in turn.

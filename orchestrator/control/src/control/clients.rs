@@ -67,6 +67,7 @@ impl Control {
     /// Whether a loaded state keeps to the limits on records.
     pub(crate) fn is_within_limits(&self) -> bool {
         self.vms.len() <= crate::state::VMS_LIMIT
+            && self.services.len() <= crate::state::SERVICES_LIMIT
             && self.deleted.len() <= TOMBSTONES_LIMIT
             && self.revoked_order.len() <= TOMBSTONES_LIMIT
             && self.clients.len() - self.revoked_order.len() <= CLIENTS_LIMIT

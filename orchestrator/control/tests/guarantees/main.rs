@@ -5,6 +5,7 @@ mod groups;
 mod migrations;
 mod model;
 mod recovery;
+mod services;
 mod snapshots;
 mod speed;
 mod totality;

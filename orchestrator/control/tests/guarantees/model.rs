@@ -23,6 +23,9 @@ enum Step {
     Recover { vm: u8, to: u16, slot: u64, ahead: u64 },
     Activate { grant: prop::sample::Index },
     Head { vm: u8, slot: u64 },
+    CreateService(u8),
+    Call(u8),
+    Upgrade { service: u8, image: u8, ahead: i8 },
     Replay { entry: prop::sample::Index },
     Restart,
 }
@@ -43,6 +46,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(vm, to, slot, ahead)| Step::Recover { vm, to, slot, ahead }),
         6 => pick().prop_map(|grant| Step::Activate { grant }),
         2 => (vm, slot).prop_map(|(vm, slot)| Step::Head { vm, slot }),
+        1 => (0u8..2).prop_map(Step::CreateService),
+        3 => (0u8..3).prop_map(Step::Call),
+        2 => (0u8..2, 0u8..4, -1i8..3).prop_map(|(service, image, ahead)| Step::Upgrade { service, image, ahead }),
         3 => pick().prop_map(|entry| Step::Replay { entry }),
         1 => Just(Step::Restart),
     ]
@@ -107,6 +113,14 @@ struct Model {
     machines: BTreeMap<VmId, Machine>,
     journeys: BTreeMap<OperationId, Journey>,
     deleted: Vec<VmId>,
+    services: BTreeMap<ServiceId, Numbers>,
+}
+
+/// A service: the next number, and from which numbers on which images execute.
+#[derive(Debug, Clone)]
+struct Numbers {
+    next: u64,
+    images: Vec<(u64, u8)>,
 }
 
 impl Model {
@@ -118,6 +132,29 @@ impl Model {
         let machine = Machine { generation: 0, next: 1, host, head, grants: Vec::new(), active, journey };
         self.machines.insert(vm, machine);
         true
+    }
+
+    fn create_service(&mut self, service: ServiceId) -> bool {
+        let new = Numbers { next: 1, images: vec![(0, 0x1a)] };
+        !self.services.contains_key(&service) && self.services.insert(service, new).is_none()
+    }
+
+    fn call(&mut self, service: ServiceId) -> bool {
+        let known = self.services.get_mut(&service);
+        known.map(|numbers| numbers.next += 1).is_some()
+    }
+
+    fn upgrade(&mut self, service: ServiceId, image: u8, at: u64) -> bool {
+        let Some(numbers) = self.services.get_mut(&service) else { return false };
+        let (last, newest) = *numbers.images.last().unwrap();
+        if (last, newest) == (at, image) {
+            return true;
+        }
+        let fits = at >= numbers.next && at > last && newest != image;
+        if fits {
+            numbers.images.push((at, image));
+        }
+        fits
     }
 
     fn delete(&mut self, vm: VmId) -> bool {
@@ -252,6 +289,14 @@ impl Model {
     }
 
     fn check(&self, control: &Control) {
+        assert_eq!(control.services().count(), self.services.len());
+        for (id, numbers) in &self.services {
+            let service = control.service(id).unwrap();
+            assert_eq!(service.progress.ordered, numbers.next);
+            for (before, (from, image)) in numbers.images.iter().enumerate() {
+                assert_eq!(service.image_at(*from), (ImageDigest::from_bytes([*image; 32]), before));
+            }
+        }
         assert_eq!(control.vms().count(), self.machines.len());
         for (id, machine) in &self.machines {
             let vm = control.vm(id).unwrap();
@@ -290,7 +335,8 @@ impl Run {
         for (id, vm) in self.log.control.vms() {
             assert!(before.get(id).is_none_or(|old| vm.generation >= *old), "a generation fell");
         }
-        if applied.result.is_ok() {
+        // Who asks for a number twice gets two.
+        if applied.result.is_ok() && !matches!(command, Command::CallService { .. }) {
             self.succeeded.push(operation);
         }
         if let Some(decision) =
@@ -365,6 +411,24 @@ impl Run {
                 let (generation, at, host) = granted(grant);
                 let command = Command::Activate { certificate: self.log.activation(grant) };
                 (self.submit(&command).0, self.model.activate(grant.vm, generation, at, host))
+            }
+            Step::CreateService(number) => {
+                let spec = service_spec(&format!("service-{number}"));
+                let id = spec.id();
+                (self.submit(&Command::CreateService { spec }).0, self.model.create_service(id))
+            }
+            Step::Call(number) => {
+                let service = service_spec(&format!("service-{number}")).id();
+                let command = Command::CallService { service, request: vec![*number] };
+                (self.submit(&command).0, self.model.call(service))
+            }
+            Step::Upgrade { service, image, ahead } => {
+                let service = service_spec(&format!("service-{service}")).id();
+                let next = self.model.services.get(&service).map_or(1, |numbers| numbers.next);
+                let number = next.saturating_add_signed(i64::from(*ahead));
+                let digest = ImageDigest::from_bytes([*image; 32]);
+                let command = Command::UpgradeService { service, image: digest, number };
+                (self.submit(&command).0, self.model.upgrade(service, *image, number))
             }
             Step::Replay { entry } => {
                 if !self.succeeded.is_empty() {

@@ -1,5 +1,6 @@
 use crate::world::*;
 use proptest::prelude::*;
+use quorate_attest::id::ImageDigest;
 use quorate_control::*;
 
 /// A state with every kind of record.
@@ -20,6 +21,14 @@ fn busy() -> Log {
     log.create(&client(0), "owned");
     let key = client(1).public();
     assert!(log.submit(&operator(0), Command::RevokeClient { key }).result.is_ok());
+    let service = log.service("service");
+    log.service("another");
+    for command in [
+        Command::CallService { service, request: vec![1] },
+        Command::UpgradeService { service, image: ImageDigest::from_bytes([9; 32]), number: 7 },
+    ] {
+        assert!(log.submit(&operator(0), command).result.is_ok());
+    }
     let link = log.link(Which::Orchestrators, |config| config.operators.truncate(1));
     assert!(
         log.submit(&operator(0), Command::ChangeGroup { which: Which::Orchestrators, link }).result.is_ok()

@@ -23,6 +23,13 @@ fn commands(log: &Log, vm: VmId) -> Vec<Command> {
         Command::RegisterClient { key: client(0).public(), quota: Quota::default(), revision: 0 },
         Command::RevokeClient { key: client(0).public() },
         Command::ChangeGroup { which: Which::Verifiers, link },
+        Command::CreateService { spec: service_spec("service") },
+        Command::CallService { service: service_spec("service").id(), request: vec![1, 2, 3] },
+        Command::UpgradeService {
+            service: service_spec("service").id(),
+            image: ImageDigest::from_bytes([9; 32]),
+            number: 7,
+        },
     ]
 }
 
@@ -100,7 +107,7 @@ proptest! {
 
     #[test]
     fn test_random_commands_of_an_operator_have_an_outcome(
-        kind in 0u8..12,
+        kind in 0u8..15,
         rest in proptest::collection::vec(any::<u8>(), 0..400),
     ) {
         let (mut log, _) = Log::with_vm();
@@ -115,6 +122,7 @@ proptest! {
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
     ) {
         let (mut log, vm) = Log::with_vm();
+        log.service("service");
         let all = commands(&log, vm);
         let mut bytes = all[which.index(all.len())].encoded();
         for (at, value) in changes {

@@ -5,6 +5,7 @@ use quorate_attest::epoch::{EpochLink, EpochLinkTally, GroupChain};
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::*;
 use quorate_attest::key::{PublicKey, SecretKey, Signature};
+use quorate_attest::service::ServiceSpec;
 use quorate_attest::vm::*;
 use quorate_control::*;
 
@@ -80,6 +81,17 @@ pub fn spec(name: &str, on: u16) -> VmSpec {
     }
 }
 
+pub fn service_spec(name: &str) -> ServiceSpec {
+    ServiceSpec {
+        name: name.into(),
+        image: ImageDigest::from_bytes([0x1a; 32]),
+        memory_bytes: 32 << 20,
+        replicas: GroupId::from_bytes([0x5e; 32]),
+        nonce: Nonce::ZERO,
+        config: Vec::new(),
+    }
+}
+
 /// The log: numbers entries and applies them.
 #[derive(Clone)]
 pub struct Log {
@@ -146,6 +158,14 @@ impl Log {
     pub fn create(&mut self, author: &SecretKey, name: &str) -> VmId {
         match self.submit(author, Command::CreateVm { spec: spec(name, 0) }).result {
             Ok(Answer::Created { vm }) => vm,
+            other => panic!("not created: {other:?}"),
+        }
+    }
+
+    /// Operator 0 creates a service.
+    pub fn service(&mut self, name: &str) -> ServiceId {
+        match self.submit(&operator(0), Command::CreateService { spec: service_spec(name) }).result {
+            Ok(Answer::ServiceCreated { service }) => service,
             other => panic!("not created: {other:?}"),
         }
     }
