@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use quorate_verifier::cli::process::{self, asked_to_end, complain, report};
 use quorate_verifier::exit;
 use quorate_verifier::sign_log::{DataDir, Storage};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Loaded, LogFormat, Overrides, Problem};
 use crate::sd_notify;
@@ -65,15 +64,7 @@ impl Arguments {
 
 /// Runs the program and answers its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version are no errors; clap knows the stream and the code of each.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK });
-        }
-    };
-    ExitCode::from(run(&arguments))
+    process::main(arguments, |arguments: Arguments| run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> u8 {
@@ -100,15 +91,6 @@ fn run(arguments: &Arguments) -> u8 {
     }
 }
 
-fn report(problems: &[Problem], checking: bool) -> u8 {
-    for problem in problems {
-        eprintln!("{problem}");
-    }
-    // A check answers one question only; a start tells a wrong file from an unsafe one.
-    let code = problems.iter().map(|problem| problem.exit_code).min();
-    if checking { exit::CONFIGURATION } else { code.unwrap_or(exit::CONFIGURATION) }
-}
-
 fn check(loaded: &Loaded) -> u8 {
     if let Err(error) = DataDir::check(&loaded.config.data_dir) {
         return complain(error.kind(), &error, exit::CONFIGURATION);
@@ -117,36 +99,28 @@ fn check(loaded: &Loaded) -> u8 {
     exit::OK
 }
 
-fn complain(kind: &str, error: &dyn std::fmt::Display, code: u8) -> u8 {
-    eprintln!("{kind}: {error}");
-    code
-}
-
 fn serve(loaded: Loaded) -> u8 {
-    start_log(loaded.config.log);
-    let (_directory, opened) = match DataDir::open(&loaded.config.data_dir) {
-        Ok(opened) => opened,
-        Err(error) => return complain(error.kind(), &error, error.exit_code()),
-    };
-    if let Some(bytes) = opened.torn {
-        tracing::warn!(error_kind = "WalTornTail", bytes, "the last record was cut by a crash");
-    }
-    let signer = match Signer::new(opened, loaded.rules, loaded.keys) {
-        Ok(signer) => signer,
-        Err(error) => return complain(error.kind(), &error, error.exit_code()),
-    };
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(answer(signer, &loaded.config.socket)),
-        Err(error) => complain("ThreadFailed", &error, exit::CONFIGURATION),
-    }
+    process::serve(loaded.config.log, async {
+        let (directory, opened) = match DataDir::open(&loaded.config.data_dir) {
+            Ok(opened) => opened,
+            Err(error) => return complain(error.kind(), &error, error.exit_code()),
+        };
+        if let Some(bytes) = opened.torn {
+            tracing::warn!(error_kind = "WalTornTail", bytes, "the last record was cut by a crash");
+        }
+        match Signer::new(opened, loaded.rules, loaded.keys) {
+            Ok(signer) => answer(signer, directory, &loaded.config.socket).await,
+            Err(error) => complain(error.kind(), &error, error.exit_code()),
+        }
+    })
 }
 
-async fn answer<S: Storage + 'static>(signer: Signer<S>, socket: &Path) -> u8 {
+async fn answer<S: Storage + 'static>(signer: Signer<S>, directory: DataDir, socket: &Path) -> u8 {
     let listener = match Listener::bind(socket).await {
         Ok(listener) => listener,
         Err(error) => return complain(error.kind(), &error, error.exit_code()),
     };
-    let Worker { jobs, failed } = match Worker::start(signer) {
+    let Worker { jobs, failed } = match Worker::start(signer, directory) {
         Ok(worker) => worker,
         Err(error) => return complain("ThreadFailed", &error, exit::CONFIGURATION),
     };
@@ -174,25 +148,4 @@ fn announce(listener: &Listener) -> std::io::Result<()> {
     writeln!(out, "listening {}", listener.path().display())?;
     out.flush()?;
     sd_notify::ready()
-}
-
-/// Takes over SIGTERM and SIGINT; the future is ready when one of them arrives.
-fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second signer in one process, as tests have it, keeps the first one's log.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
 }

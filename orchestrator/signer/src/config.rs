@@ -9,9 +9,8 @@ use quorate_attest::encoding::is_name;
 use quorate_attest::group::{GroupConfig, Member};
 use quorate_attest::id::{Epoch, GroupId, ServiceId};
 use quorate_attest::key::SecretKey;
-use quorate_verifier::config::group_file;
-use quorate_verifier::config::hint::unknown_keys;
 pub use quorate_verifier::config::{LogFormat, Problem};
+use quorate_verifier::config::{group_file, node_file};
 use quorate_verifier::key_file;
 use serde::Deserialize;
 
@@ -163,19 +162,12 @@ impl Config {
     /// # Errors
     /// Every problem found.
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        let text = group_file::read_text(path)
-            .map_err(|e| vec![Problem::new("config", format!("{}: {e}", path.display()))])?;
-        Self::parse(&text, path.parent().unwrap_or(Path::new("")), overrides)
+        let (text, base) = node_file::read(path)?;
+        Self::parse(&text, &base, overrides)
     }
 
     fn parse(text: &str, base: &Path, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        let bad = |e: toml::de::Error| vec![Problem::new("config", e.message().to_owned())];
-        let table: toml::Table = text.parse().map_err(bad)?;
-        let problems = unknown_keys(&table, &KEYS);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let mut config: Self = table.try_into().map_err(bad)?;
+        let mut config: Self = node_file::parse(text, &KEYS, [])?;
         config.log = overrides.log.unwrap_or(config.log);
         let files = [&mut config.key_file, &mut config.cosigner_key_file];
         for path in files.into_iter().chain(&mut config.group_file) {

@@ -34,15 +34,17 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread.
+    /// Starts the thread, which holds `lock` as long as it may write: a process that ends lets nobody else in before.
     ///
     /// # Errors
     /// The system's.
-    pub fn start<S: Storage + 'static>(signer: Signer<S>) -> io::Result<Self> {
+    pub fn start<S: Storage + 'static>(signer: Signer<S>, lock: impl Send + 'static) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (fail, failed) = oneshot::channel();
         thread::Builder::new().name("signer".to_owned()).spawn(move || {
-            if let Err(error) = work(signer, queue) {
+            let ended = work(signer, queue);
+            drop(lock);
+            if let Err(error) = ended {
                 // Whoever started the thread may be gone; then nobody is left to be told.
                 let _ = fail.send(error);
             }

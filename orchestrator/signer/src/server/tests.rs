@@ -1,13 +1,14 @@
 use std::os::unix::fs::symlink;
 
 use quorate_attest::key::Signature;
-use quorate_verifier::sign_log::SignLogError;
+use quorate_verifier::sign_log::{DataDir, SignLogError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::client::{ClientError, SignerClient};
-use crate::fixtures::{Device, head, keys, statement};
+use crate::fixtures::{Device, head, keys, rules, statement};
 use crate::protocol::{FRAME_BYTES_MAX, STATEMENTS_MAX, ToSigner};
+use crate::signer::Signer;
 use crate::worker::Worker;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,7 +47,7 @@ async fn serve(
     device: &Device,
 ) -> (oneshot::Receiver<SignLogError>, tokio::task::JoinHandle<()>) {
     let listener = Listener::bind(path).await.unwrap();
-    let Worker { jobs, failed } = Worker::start(device.signer()).unwrap();
+    let Worker { jobs, failed } = Worker::start(device.signer(), ()).unwrap();
     (failed, tokio::spawn(async move { match listener.serve(jobs).await {} }))
 }
 
@@ -147,7 +148,7 @@ async fn a_process_of_another_user_is_refused() {
     // The same as a peer of another user: the peer is this process, and another user is wanted.
     let listener = Listener::bind_for(&path, mine + 1).await.unwrap();
     let device = Device::initialised();
-    let Worker { jobs, .. } = Worker::start(device.signer()).unwrap();
+    let Worker { jobs, .. } = Worker::start(device.signer(), ()).unwrap();
     let task = tokio::spawn(async move { match listener.serve(jobs).await {} });
     let error = SignerClient::new(&path).sign(vec![statement(0, 5, 1)]).await.unwrap_err();
     assert_eq!(error.kind(), "SocketError");
@@ -218,4 +219,23 @@ async fn a_socket_in_use_and_files_of_others_are_not_removed_and_one_left_behind
     symlink(&path, &link).unwrap();
     assert_eq!(Listener::bind(&link).await.unwrap_err().exit_code(), 78);
     assert!(link.is_symlink());
+}
+
+#[tokio::test]
+async fn the_directory_stays_locked_as_long_as_the_thread_may_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    DataDir::init(&path, &keys().identity(&rules()).entry()).unwrap();
+    let (directory, opened) = DataDir::open(&path).unwrap();
+    let signer = Signer::new(opened, rules(), keys()).unwrap();
+    let Worker { jobs, failed } = Worker::start(signer, directory).unwrap();
+    assert_eq!(DataDir::open(&path).unwrap_err().kind(), "DataDirLocked");
+    let (answer, answered) = oneshot::channel();
+    jobs.send(Job { asked: ToSigner::Sign { statements: vec![statement(0, 5, 1)] }, answer }).await.unwrap();
+    drop(jobs);
+    // Nobody can ask any more, but what was asked is still worked on.
+    assert!(matches!(answered.await, Ok(FromSigner::Signed { .. })));
+    assert!(failed.await.is_err(), "the thread ended without an error");
+    let (_directory, opened) = DataDir::open(&path).unwrap();
+    assert_eq!(Signer::new(opened, rules(), keys()).unwrap().public().floors[0].newest, 5);
 }
