@@ -1,0 +1,9 @@
+mod acceptance;
+mod attacks;
+mod fuzz;
+mod golden;
+mod listing;
+mod model;
+mod rules;
+mod script;
+mod world;
