@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Packages and the programs they contain.
-const PROGRAMS: [(&str, &str); 3] =
-    [("quorate-counter", "counter"), ("quorate-kv", "kv"), ("quorate-stress", "stress")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("quorate-counter", "counter"),
+    ("quorate-kv", "kv"),
+    ("quorate-stress", "stress"),
+    ("quorate-uid", "uid"),
+];
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 

@@ -65,8 +65,11 @@ pub const KV: GuestImage = GuestImage { name: "kv", elf: include_bytes!(concat!(
 pub const STRESS: GuestImage =
     GuestImage { name: "stress", elf: include_bytes!(concat!(env!("OUT_DIR"), "/stress")) };
 
+/// The UID registry (`quorate-uid`).
+pub const UID: GuestImage = GuestImage { name: "uid", elf: include_bytes!(concat!(env!("OUT_DIR"), "/uid")) };
+
 /// Every image.
-pub const ALL: [GuestImage; 3] = [COUNTER, KV, STRESS];
+pub const ALL: [GuestImage; 4] = [COUNTER, KV, STRESS, UID];
 
 #[cfg(test)]
 mod tests;

@@ -47,6 +47,11 @@
 //! never influences a result: if replies fill an output before all requests of an input are executed, the rest is left
 //! for the next input.
 //!
+//! # Equal replicas
+//!
+//! Replicas that were fed the same entries have the same state root after each. Fed with the same inputs, their guests have
+//! the same memory too, but for the topmost pages of the stack: these hold the VM's id and what wrappers left there.
+//!
 //! # What it does not promise
 //!
 //! A client that was forgotten, after thousands of others, can be made to repeat an old request of its own. A service must

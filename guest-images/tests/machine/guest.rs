@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use quorate_guest_images::GuestImage;
-use quorate_vmm::{CrashReport, Delivery, Exit, Image, Machine, Measurement};
+use quorate_vmm::page_tree::PageTree;
+use quorate_vmm::{CrashReport, Delivery, Exit, Fork, Image, Machine, Measurement};
 
 /// A guest that waits for its next input.
 pub struct Guest {
@@ -45,6 +46,17 @@ impl Guest {
 
     pub fn measure(&mut self) -> Measurement {
         self.machine.measure().expect("a waiting guest").measurement
+    }
+
+    /// The pages as they are now.
+    pub fn pages(&mut self) -> PageTree {
+        self.measure();
+        self.machine.page_tree().clone()
+    }
+
+    /// Asks a fork of the guest.
+    pub fn query(&mut self, fork: &mut Fork, input: &[u8]) -> Vec<Vec<u8>> {
+        fork.query(&mut self.machine, input).expect("an answer")
     }
 
     fn run(&mut self) -> Reaction {

@@ -2,6 +2,9 @@
 
 mod guest;
 mod kv;
+mod node;
+mod script;
+mod services;
 mod stress;
 
 use quorate_guest_images::ALL;
