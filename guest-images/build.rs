@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Packages and the programs they contain.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("quorate-counter", "counter"),
     ("quorate-kv", "kv"),
+    ("quorate-registry", "registry"),
     ("quorate-stress", "stress"),
     ("quorate-uid", "uid"),
 ];

@@ -61,6 +61,10 @@ pub const COUNTER: GuestImage =
 /// The key-value service (`quorate-kv`).
 pub const KV: GuestImage = GuestImage { name: "kv", elf: include_bytes!(concat!(env!("OUT_DIR"), "/kv")) };
 
+/// The service registry (`quorate-registry`).
+pub const REGISTRY: GuestImage =
+    GuestImage { name: "registry", elf: include_bytes!(concat!(env!("OUT_DIR"), "/registry")) };
+
 /// The load and misbehaviour service (`quorate-stress`).
 pub const STRESS: GuestImage =
     GuestImage { name: "stress", elf: include_bytes!(concat!(env!("OUT_DIR"), "/stress")) };
@@ -69,7 +73,7 @@ pub const STRESS: GuestImage =
 pub const UID: GuestImage = GuestImage { name: "uid", elf: include_bytes!(concat!(env!("OUT_DIR"), "/uid")) };
 
 /// Every image.
-pub const ALL: [GuestImage; 4] = [COUNTER, KV, STRESS, UID];
+pub const ALL: [GuestImage; 5] = [COUNTER, KV, REGISTRY, STRESS, UID];
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Random requests to each service, the same from the same seed.
 
 use quorate_attest::encoding::{Bounded, to_bytes};
-use quorate_attest::id::{Nonce, ServiceId, VmId};
+use quorate_attest::id::{Nonce, ServiceId};
 use quorate_attest::key::SecretKey;
 use quorate_attest::request::Reply;
 use quorate_counter::{ADD, READ};
@@ -49,6 +49,12 @@ impl Script for quorate_uid::testing::Script {
     }
 }
 
+impl Script for quorate_registry::testing::Script {
+    fn request(&mut self) -> Vec<u8> {
+        self.request().encoded()
+    }
+}
+
 /// A script with votes about time, repeated requests and garbage between.
 pub struct Mixed<S> {
     pub script: S,
@@ -61,9 +67,15 @@ pub struct Mixed<S> {
 }
 
 impl<S> Mixed<S> {
-    pub fn new(script: S, service: VmId, seed: u64) -> Self {
-        let service = ServiceId::from_bytes(service.to_bytes());
-        Self { script, random: Random::new(seed), service, time_ms: 1_000_000, last: Vec::new(), own: false }
+    pub fn new(script: S, service: ServiceId, seed: u64) -> Self {
+        Self {
+            script,
+            random: Random::new(seed),
+            service,
+            time_ms: 1_700_000_000_000,
+            last: Vec::new(),
+            own: false,
+        }
     }
 }
 
@@ -96,4 +108,19 @@ impl<S: Script> Script for Mixed<S> {
             self.script.observe(reply);
         }
     }
+}
+
+/// Additions and reads, mixed.
+pub fn counting(service: ServiceId, seed: u64) -> Mixed<Counting> {
+    Mixed::new(Counting { random: Random::new(seed), service, sequence: 0 }, service, seed + 1)
+}
+
+/// Changes of users, mixed.
+pub fn users(service: ServiceId, seed: u64) -> Mixed<quorate_uid::testing::Script> {
+    Mixed::new(quorate_uid::testing::Script::new(seed, service.instance()), service, seed + 1)
+}
+
+/// Registrations, leases and transactions, mixed.
+pub fn registering(service: ServiceId, seed: u64) -> Mixed<quorate_registry::testing::Script> {
+    Mixed::new(quorate_registry::testing::Script::new(seed, service.instance()), service, seed + 1)
 }

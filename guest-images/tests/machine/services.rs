@@ -9,15 +9,16 @@ use quorate_attest::request::{Reply, status};
 use quorate_attest::service::{Answer, Input, Ordered, Output, Query, ServiceSpec, StateEntry};
 use quorate_attest::state_tree::{KEY_LIMIT, StateTree, VALUE_LIMIT};
 use quorate_counter::{ADD, Counter, READ, TOTAL};
-use quorate_guest_images::{COUNTER, GuestImage, UID};
+use quorate_guest_images::{COUNTER, GuestImage, REGISTRY, UID};
 use quorate_kit::{REPLY_LIMIT, Replica, Service, wire};
+use quorate_registry::Registry;
 use quorate_uid::UidRegistry;
 use quorate_uid::testing::Random;
 use quorate_vmm::{Budget, Fork};
 
 use super::guest::Guest;
 use super::node::{Node, genesis, limits, spec};
-use super::script::{Counting, Mixed, Script};
+use super::script::{Script, counting, registering, users};
 
 const MEMORY: u64 = 64 << 20;
 
@@ -31,16 +32,6 @@ const SEED: u64 = 0x5eed;
 /// Pages in which equal replicas in different VMs may differ: the outermost calls keep the VM's id there and left parts of
 /// wrappers behind.
 const TOP_OF_STACK: std::ops::Range<u32> = 0x1f8..0x200;
-
-fn counting(service: &ServiceSpec) -> Mixed<Counting> {
-    let script = Counting { random: Random::new(SEED), service: service.id(), sequence: 0 };
-    Mixed::new(script, service.id().instance(), SEED + 1)
-}
-
-fn users(service: &ServiceSpec) -> Mixed<quorate_uid::testing::Script> {
-    let instance = service.id().instance();
-    Mixed::new(quorate_uid::testing::Script::new(SEED, instance), instance, SEED + 1)
-}
 
 fn counter_spec(memory: u64) -> ServiceSpec {
     spec(COUNTER, memory, to_bytes(&0u64))
@@ -83,13 +74,19 @@ fn same_results<S: Service>(image: GuestImage, service: &ServiceSpec, script: &m
 #[test]
 fn the_counter_guest_gives_the_librarys_results_on_ten_thousand_random_operations() {
     let service = counter_spec(MEMORY);
-    same_results::<Counter>(COUNTER, &service, &mut counting(&service));
+    same_results::<Counter>(COUNTER, &service, &mut counting(service.id(), SEED));
 }
 
 #[test]
 fn the_uid_guest_gives_the_librarys_results_on_ten_thousand_random_operations() {
     let service = uid_spec();
-    same_results::<UidRegistry>(UID, &service, &mut users(&service));
+    same_results::<UidRegistry>(UID, &service, &mut users(service.id(), SEED));
+}
+
+#[test]
+fn the_registry_guest_gives_the_librarys_results_on_ten_thousand_random_operations() {
+    let service = spec(REGISTRY, MEMORY, quorate_registry::testing::config().encoded());
+    same_results::<Registry>(REGISTRY, &service, &mut registering(service.id(), SEED));
 }
 
 fn random_query(random: &mut Random, keys: &[Vec<u8>]) -> Query {
@@ -108,7 +105,7 @@ fn random_query(random: &mut Random, keys: &[Vec<u8>]) -> Query {
 #[test]
 fn a_thousand_random_queries_on_a_fork_leave_the_memory_digest_unchanged() {
     let service = uid_spec();
-    let mut script = users(&service);
+    let mut script = users(service.id(), SEED);
     let mut library = Node::begun(Replica::<UidRegistry>::new(limits(UID, MEMORY)), &service, 0);
     let mut asked = Node::begun(Guest::boot(UID, MEMORY), &service, 1);
     let mut quiet = Node::begun(Guest::boot(UID, MEMORY), &service, 1);
@@ -148,7 +145,7 @@ fn a_thousand_random_queries_on_a_fork_leave_the_memory_digest_unchanged() {
 #[test]
 fn replicas_in_different_vms_have_one_state_root_and_differ_in_memory_only_where_their_vms_are_named() {
     let service = uid_spec();
-    let mut script = users(&service);
+    let mut script = users(service.id(), SEED);
     let mut nodes = [0, 1].map(|replica| Node::begun(Guest::boot(UID, MEMORY), &service, replica));
     for round in 0..40 {
         let batch: Vec<_> = (0..=round).map(|_| script.request()).collect();
