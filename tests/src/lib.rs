@@ -19,10 +19,12 @@
 
 #![forbid(unsafe_code)]
 
+mod operated;
 pub mod programs;
 pub mod sign_logs;
 mod until;
 mod world;
 
+pub use operated::{Operated, last_line};
 pub use until::until;
 pub use world::{A, B, Setup, World};

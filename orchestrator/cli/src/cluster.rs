@@ -6,8 +6,10 @@
 //! DIR/cluster.toml            the nodes and where they listen
 //! DIR/group.toml              the verifiers
 //! DIR/orchestrators.toml      the orchestrators
-//! DIR/orchestrator-0.toml ..  verifier-0.toml ..  host-a.toml ..
+//! DIR/services.toml           the replicas of services, where there are any
+//! DIR/orchestrator-0.toml ..  verifier-0.toml ..  host-a.toml ..  replica-0.toml ..  gateway.toml
 //! DIR/keys/       one key a file, readable by the owner only
+//! DIR/run/        sockets
 //! DIR/data/NODE/  sign-log, journal, images
 //! DIR/logs/NODE.log
 //! ```
@@ -48,12 +50,16 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// The programs of a cluster.
 #[derive(Clone, Debug)]
 pub struct Programs {
+    /// `quorate-signer`.
+    pub signer: PathBuf,
     /// `quorate-orchestrator`.
     pub orchestrator: PathBuf,
     /// `quorate-verifier`.
     pub verifier: PathBuf,
     /// `quorate-host`.
     pub host: PathBuf,
+    /// `quorate-gateway`.
+    pub gateway: PathBuf,
     /// `quorate-faulty`, for nodes with a conduct.
     pub faulty: PathBuf,
 }
@@ -63,9 +69,11 @@ impl Programs {
     pub fn in_folder(folder: &Path) -> Self {
         let program = |name| folder.join(name);
         Self {
+            signer: program("quorate-signer"),
             orchestrator: program("quorate-orchestrator"),
             verifier: program("quorate-verifier"),
             host: program("quorate-host"),
+            gateway: program("quorate-gateway"),
             faulty: program("quorate-faulty"),
         }
     }
@@ -73,9 +81,11 @@ impl Programs {
     /// The program of an honest node.
     pub fn of(&self, role: NodeRole) -> &Path {
         match role {
+            NodeRole::Signer => &self.signer,
             NodeRole::Orchestrator => &self.orchestrator,
             NodeRole::Verifier => &self.verifier,
             NodeRole::Host => &self.host,
+            NodeRole::Gateway => &self.gateway,
         }
     }
 
@@ -106,8 +116,12 @@ pub struct Plan {
     pub sampled: usize,
     /// Names of the hosts.
     pub hosts: Vec<String>,
+    /// Names of the ordered services that the cluster has room for: each gets a host for every replica.
+    pub services: Vec<String>,
     /// Shortest time between two slots, milliseconds.
     pub slot_interval_ms: u64,
+    /// The same on hosts of services, whose answers do not wait for slots.
+    pub service_slot_interval_ms: u64,
     /// A migration without progress for this long is given up, milliseconds.
     pub migration_timeout_ms: u64,
     /// Where nodes listen, by name; the others get free ports of this machine.
@@ -128,7 +142,9 @@ impl Plan {
             verifiers: 4,
             sampled: 0,
             hosts: vec!["host-a".into(), "host-b".into()],
+            services: Vec::new(),
             slot_interval_ms: 20,
+            service_slot_interval_ms: 500,
             migration_timeout_ms: 5000,
             places: BTreeMap::new(),
             conducts: BTreeMap::new(),
@@ -141,6 +157,28 @@ impl Plan {
         format!("verifier-{index}")
     }
 
+    /// Name of the gateway.
+    pub const GATEWAY: &str = "gateway";
+
+    /// Name of a replica of the services, and of the signer that holds its keys.
+    pub fn replica_name(index: usize) -> String {
+        format!("replica-{index}")
+    }
+
+    /// Name of the host that a replica of a service begins on.
+    pub fn service_host_name(service: &str, replica: usize) -> String {
+        format!("host-{service}-{replica}")
+    }
+
+    /// Names of all hosts: the free ones, then those of the services.
+    pub fn all_hosts(&self) -> Vec<String> {
+        let of = |service: &String| {
+            let service = service.clone();
+            (0..self.orchestrators).map(move |replica| Self::service_host_name(&service, replica))
+        };
+        self.hosts.iter().cloned().chain(self.services.iter().flat_map(of)).collect()
+    }
+
     /// Name of an orchestrator.
     pub fn orchestrator_name(index: usize) -> String {
         format!("orchestrator-{index}")
@@ -151,8 +189,16 @@ impl Plan {
         let orchestrators =
             (0..self.orchestrators).map(Self::orchestrator_name).map(|name| (name, NodeRole::Orchestrator));
         let verifiers = (0..self.verifiers).map(Self::verifier_name).map(|name| (name, NodeRole::Verifier));
-        let hosts = self.hosts.iter().cloned().map(|name| (name, NodeRole::Host));
-        let nodes: Vec<_> = orchestrators.chain(verifiers).chain(hosts).collect();
+        let hosts = self.all_hosts().into_iter().map(|name| (name, NodeRole::Host));
+        let nodes = orchestrators.chain(verifiers).chain(hosts);
+        let nodes: Vec<_> = match self.services.is_empty() {
+            true => nodes.collect(),
+            false => {
+                let signers =
+                    (0..self.orchestrators).map(Self::replica_name).map(|name| (name, NodeRole::Signer));
+                signers.chain(nodes).chain([(Self::GATEWAY.to_owned(), NodeRole::Gateway)]).collect()
+            }
+        };
         let free = files::free_places(nodes.len())?;
         let entry = |((name, role), free): ((String, NodeRole), Place)| {
             let place = self.places.get(&name).copied().unwrap_or(free);
@@ -254,7 +300,8 @@ impl ClusterError {
 /// # Errors
 /// A program is missing or refuses.
 pub async fn initialise(folder: &Folder, programs: &Programs) -> Result<(), ClusterError> {
-    for entry in folder.index.nodes.iter().filter(|entry| entry.role != NodeRole::Host) {
+    let signs = |role| matches!(role, NodeRole::Signer | NodeRole::Orchestrator | NodeRole::Verifier);
+    for entry in folder.index.nodes.iter().filter(|entry| signs(entry.role)) {
         node::initialise(programs.of(entry.role), &folder.config_file(&entry.name), &entry.name).await?;
     }
     Ok(())

@@ -10,6 +10,8 @@ pub const USAGE: u8 = 2;
 pub const STALE: u8 = 3;
 /// No quorum.
 pub const NO_QUORUM: u8 = 69;
+/// Somebody lies beyond what the groups tolerate: nothing may be believed until people have looked.
+pub const SAFETY: u8 = 70;
 /// Storage failed.
 pub const STORAGE: u8 = 74;
 /// It may be tried again.

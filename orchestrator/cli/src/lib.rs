@@ -20,6 +20,7 @@ pub mod load;
 mod log;
 mod output;
 mod records;
+mod service;
 pub mod verify;
 mod vm;
 
@@ -72,6 +73,12 @@ enum Command {
     Group(group::Arguments),
     /// Shows the orchestrators' ordered log, and proves what is in it.
     Log(log::Arguments),
+    /// Ordered services of a cluster: replicated state machines in guests.
+    Service(service::Arguments),
+    /// The UID registry: which user has which UID, proved.
+    Uid(service::uid::Arguments),
+    /// The service registry: names, values, owners and leases, proved.
+    Registry(service::registry::Arguments),
     /// Examines guest images.
     Image(image::Arguments),
     /// Makes and runs clusters of orchestrators, verifiers and hosts.
@@ -110,6 +117,9 @@ fn run(arguments: Arguments) -> ExitCode {
         Command::Vm(arguments) => vm::run(&arguments, &output),
         Command::Group(arguments) => group::run(&arguments, &output),
         Command::Log(arguments) => log::run(&arguments, &output),
+        Command::Service(arguments) => service::run(&arguments, &output),
+        Command::Uid(arguments) => service::uid::run(&arguments, &output),
+        Command::Registry(arguments) => service::registry::run(&arguments, &output),
         Command::Image(arguments) => image::run(&arguments, &output),
         Command::Cluster(arguments) => cluster::command::run(&arguments, &output),
         Command::Key(arguments) => key::run(&arguments, &output),

@@ -1,13 +1,16 @@
 //! `quorate log`: the orchestrators' ordered log, as they show and prove it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use quorate_attest::checkpoint::Checkpoint;
 use quorate_attest::encoding::Bounded;
+use quorate_attest::group::GroupConfig;
 use quorate_attest::id::to_hex;
-use quorate_attest::merkle::{Sha256Tree, TreeHash, verify_inclusion};
-use quorate_attest::note::{Assembler, Note, SignatureLine};
+use quorate_attest::merkle::{Digest, Sha256Tree, TreeHash, verify_inclusion};
+use quorate_attest::note::{Assembler, Note, NoteError, SignatureLine};
 use quorate_attest::operation::Operation;
 use quorate_attest::policy::Policy;
 use quorate_attest::receipt::log_checkpoint;
@@ -159,8 +162,7 @@ async fn proof(
 ) -> Result<u8, Failure> {
     let group = client.orderer().group().clone();
     let note = cosigned_head(client, index).await?;
-    let head = quorate_attest::checkpoint::Checkpoint::parse(note.text())
-        .map_err(|error| Failure::refused(error.kind(), &error))?;
+    let head = Checkpoint::parse(note.text()).map_err(|error| Failure::refused(error.kind(), &error))?;
     let (size, root) = (head.size(), *head.root());
     let mut last = Failure::new(exit::NO_QUORUM, "QuorumUnreachable", "no orchestrator gave a proof");
     for orchestrator in 0..group.members.len() as u16 {
@@ -222,24 +224,31 @@ fn policy(client: &ControlClient) -> Result<String, Failure> {
         .map_err(|error| Failure::refused(error.kind(), &error))
 }
 
-/// The newest head above `index` that a quorum cosigned. Every line is checked before it becomes part of the note.
+/// The newest head above `index` that a quorum cosigned.
 async fn cosigned_head(client: &ControlClient, index: u64) -> Result<Note, Failure> {
     let group = client.orderer().group();
+    let mut heads: Vec<CosignedHead> =
+        client.orderer().heads().await.into_values().flat_map(|heads| heads.0).collect();
+    heads.retain(|head| head.size > index);
+    cosigned_note(group, heads, |size, root| log_checkpoint(&group.name, size, root))
+}
+
+/// The largest of these heads that a quorum of `group` cosigned. Every line is checked before it becomes part of the note.
+pub(crate) fn cosigned_note(
+    group: &GroupConfig,
+    heads: Vec<CosignedHead>,
+    checkpoint: impl Fn(u64, Digest) -> Result<Checkpoint, NoteError>,
+) -> Result<Note, Failure> {
     let refuse = |error: quorate_attest::VerifyError| Failure::refused(error.kind(), &error);
     let quorum = group.rule().map_err(refuse)?.quorum();
     let keys =
         (0..group.members.len() as u16).map(|index| group.cosigner(index)).collect::<Result<Vec<_>, _>>();
     let keys = keys.map_err(refuse)?;
-    let mut heads: Vec<CosignedHead> =
-        client.orderer().heads().await.into_values().flat_map(|heads| heads.0).collect();
-    heads.retain(|head| head.size > index);
-    let mut sizes: Vec<u64> = heads.iter().map(|head| head.size).collect();
-    sizes.sort_unstable();
-    sizes.dedup();
+    let sizes: BTreeSet<u64> = heads.iter().map(|head| head.size).collect();
     for size in sizes.into_iter().rev() {
         let of_size: Vec<_> = heads.iter().filter(|head| head.size == size).collect();
         for root in of_size.iter().map(|head| head.root) {
-            let Ok(checkpoint) = log_checkpoint(&group.name, size, root) else { continue };
+            let Ok(checkpoint) = checkpoint(size, root) else { continue };
             let Ok(mut assembler) = Assembler::new(&checkpoint.to_text(), keys.clone()) else { continue };
             let lines = of_size.iter().filter_map(|head| head.cosignature.parse::<SignatureLine>().ok());
             let added = lines.filter(|line| assembler.add(line.clone()).is_ok()).count() as u64;
@@ -250,7 +259,7 @@ async fn cosigned_head(client: &ControlClient, index: u64) -> Result<Note, Failu
             }
         }
     }
-    let text = format!("no head above entry {index} has {quorum} cosignatures");
+    let text = format!("no head above that entry has {quorum} cosignatures");
     Err(Failure::new(exit::NO_QUORUM, "QuorumNotReached", text)
         .next("try again when a quorum of orchestrators answers"))
 }

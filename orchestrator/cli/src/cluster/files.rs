@@ -22,8 +22,10 @@ use super::{ClusterError, Plan};
 
 const VERIFIERS_FILE: &str = "group.toml";
 const ORCHESTRATORS_FILE: &str = "orchestrators.toml";
+const REPLICAS_FILE: &str = "services.toml";
 const INDEX_FILE: &str = "cluster.toml";
 const LINKS: &str = "links";
+const SOCKETS: &str = "run";
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// Where a node listens. Verifiers use `messages` only, hosts give state away at `service`, orchestrators have their HTTP
@@ -40,21 +42,27 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeRole {
+    /// Holds the keys of one replica of the services.
+    Signer,
     /// Replica of the ordered log.
     Orchestrator,
     /// Attests slots.
     Verifier,
     /// Runs VMs.
     Host,
+    /// Speaks the protocols of others to clients of services.
+    Gateway,
 }
 
 impl NodeRole {
     /// As it is written in file names and on command lines.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Signer => "signer",
             Self::Orchestrator => "orchestrator",
             Self::Verifier => "verifier",
             Self::Host => "host",
+            Self::Gateway => "gateway",
         }
     }
 }
@@ -88,7 +96,9 @@ pub struct Folder {
     pub group: GroupChain,
     /// The orchestrators' group in all its epochs.
     pub orchestrators: GroupChain,
-    /// Key of the operator of both.
+    /// The group of the services' replicas, where there are services.
+    pub replicas: Option<GroupConfig>,
+    /// Key of the operator of all.
     pub operator: SecretKey,
     /// The nodes.
     pub index: Index,
@@ -109,9 +119,14 @@ impl Folder {
     /// Makes folders, keys, groups and configurations. Keys that are there already are used again.
     pub fn create(plan: &Plan) -> Result<Self, ClusterError> {
         let root = plan.folder.clone();
-        for folder in
-            [root.clone(), root.join("keys"), root.join("data"), root.join("logs"), root.join(LINKS)]
-        {
+        for folder in [
+            root.clone(),
+            root.join("keys"),
+            root.join("data"),
+            root.join("logs"),
+            root.join(LINKS),
+            root.join(SOCKETS),
+        ] {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -131,7 +146,7 @@ impl Folder {
         let host = |name: &String| {
             Ok::<_, ClusterError>(Host { name: name.clone(), key: key(&keys, name, "host")?.public() })
         };
-        let hosts = plan.hosts.iter().map(host).collect::<Result<Vec<_>, _>>()?;
+        let hosts = plan.all_hosts().iter().map(host).collect::<Result<Vec<_>, _>>()?;
         let operator = key(&keys, "operator", "operator")?;
         let group = |name: &str, members: Vec<Member>, hosts: Vec<Host>| {
             let f = (members.len() as u64).saturating_sub(1) / 3;
@@ -149,13 +164,26 @@ impl Folder {
             members((0..plan.orchestrators).map(Plan::orchestrator_name).collect())?,
             hosts,
         );
-        for (file, group) in [(VERIFIERS_FILE, &verifiers), (ORCHESTRATORS_FILE, &orchestrators)] {
+        let mut groups = vec![(VERIFIERS_FILE, &verifiers), (ORCHESTRATORS_FILE, &orchestrators)];
+        let replicas = match plan.services.is_empty() {
+            true => None,
+            false => Some(group(
+                &format!("{}-services", plan.name),
+                members((0..plan.orchestrators).map(Plan::replica_name).collect())?,
+                Vec::new(),
+            )),
+        };
+        groups.extend(replicas.iter().map(|replicas| (REPLICAS_FILE, replicas)));
+        for (file, group) in groups {
             let path = root.join(file);
             group_file::write(&path, group).map_err(ClusterError::io(format!("write {}", path.display())))?;
         }
+        if replicas.is_some() {
+            key(&keys, Plan::GATEWAY, "client")?;
+        }
         let (verifiers, orchestrators) = read_groups(&root)?;
         let index = Index { nodes: plan.entries().map_err(ClusterError::io("find a free port"))? };
-        let folder = Self { root, group: verifiers, orchestrators, operator, index };
+        let folder = Self { root, group: verifiers, orchestrators, replicas, operator, index };
         folder.write_nodes(plan)?;
         Ok(folder)
     }
@@ -172,7 +200,15 @@ impl Folder {
         })?;
         let operator = key_file::read(&root.join("keys").join("operator.operator"))?;
         let (verifiers, orchestrators) = read_groups(root)?;
-        Ok(Self { root: root.to_owned(), group: verifiers, orchestrators, operator, index })
+        let path = root.join(REPLICAS_FILE);
+        let replicas = match path.exists() {
+            true => Some(group_file::read(&path).map_err(|problem| ClusterError::BadFile {
+                path: path.clone(),
+                reason: problem.to_string(),
+            })?),
+            false => None,
+        };
+        Ok(Self { root: root.to_owned(), group: verifiers, orchestrators, replicas, operator, index })
     }
 
     /// The folder.
@@ -198,6 +234,11 @@ impl Folder {
     /// Keys of a member: `vote`, `cosigner`, `transport`.
     pub fn key_file(&self, name: &str, role: &str) -> PathBuf {
         self.root.join("keys").join(format!("{name}.{role}"))
+    }
+
+    /// File of the group of the services' replicas.
+    pub fn replicas_file(&self) -> PathBuf {
+        self.root.join(REPLICAS_FILE)
     }
 
     /// A node's configuration.
@@ -245,22 +286,14 @@ impl Folder {
     }
 
     fn write_nodes(&self, plan: &Plan) -> Result<(), ClusterError> {
-        for (number, entry) in self.index.nodes.iter().enumerate() {
-            let mut table = self.common(entry);
-            match entry.role {
-                NodeRole::Verifier => {
-                    let place = number.saturating_sub(plan.orchestrators);
-                    let sampled = place + plan.sampled >= plan.verifiers;
-                    self.three_keys(&mut table, &entry.name);
-                    table.insert("mode".into(), if sampled { "sampled" } else { "replayed" }.into());
-                }
-                NodeRole::Orchestrator => {
-                    self.three_keys(&mut table, &entry.name);
-                    table.insert("api".into(), entry.place.service.to_string().into());
-                    table.insert("orchestrators".into(), self.addresses(NodeRole::Orchestrator, None));
-                }
-                NodeRole::Host => self.host(&mut table, plan, entry),
-            }
+        for entry in &self.index.nodes {
+            let table = match entry.role {
+                NodeRole::Signer => self.signer(entry),
+                NodeRole::Verifier => self.verifier(plan, entry),
+                NodeRole::Orchestrator => self.orchestrator(entry),
+                NodeRole::Host => self.host(plan, entry),
+                NodeRole::Gateway => self.gateway(plan, entry),
+            };
             let path = self.config_file(&entry.name);
             self.write(&path, &table.to_string())?;
         }
@@ -271,15 +304,78 @@ impl Folder {
         self.write(&self.root.join(INDEX_FILE), &text)
     }
 
-    fn host(&self, table: &mut Table, plan: &Plan, entry: &Entry) {
+    /// Place of a node among those of its role.
+    fn number(&self, entry: &Entry) -> usize {
+        let mut alike = self.index.nodes.iter().filter(|other| other.role == entry.role);
+        alike.position(|other| other.name == entry.name).unwrap_or_default()
+    }
+
+    fn verifier(&self, plan: &Plan, entry: &Entry) -> Table {
+        let mut table = self.common(entry);
+        let sampled = self.number(entry) + plan.sampled >= plan.verifiers;
+        self.three_keys(&mut table, &entry.name);
+        table.insert("mode".into(), if sampled { "sampled" } else { "replayed" }.into());
+        table
+    }
+
+    fn orchestrator(&self, entry: &Entry) -> Table {
+        let mut table = self.common(entry);
+        self.three_keys(&mut table, &entry.name);
+        table.insert("api".into(), entry.place.service.to_string().into());
+        table.insert("orchestrators".into(), self.addresses(NodeRole::Orchestrator, None));
+        if self.replicas.is_some() {
+            let replica = Plan::replica_name(self.number(entry));
+            let mut services = strings([
+                ("replicas_file", REPLICAS_FILE.to_owned()),
+                ("replica", replica.clone()),
+                ("signer", socket(&replica)),
+            ]);
+            services.insert("hosts".into(), self.addresses(NodeRole::Host, None));
+            table.insert("services".into(), Value::Table(services));
+        }
+        table
+    }
+
+    fn signer(&self, entry: &Entry) -> Table {
+        strings([
+            ("name", entry.name.clone()),
+            ("key_file", format!("keys/{}.vote", entry.name)),
+            ("cosigner_key_file", format!("keys/{}.cosigner", entry.name)),
+            ("group_file", REPLICAS_FILE.to_owned()),
+            ("data_dir", format!("data/{}", entry.name)),
+            ("socket", socket(&entry.name)),
+            ("log", "json".to_owned()),
+        ])
+    }
+
+    fn gateway(&self, plan: &Plan, entry: &Entry) -> Table {
+        let mut table = strings([
+            ("cluster", ".".to_owned()),
+            ("key_file", format!("keys/{}.client", entry.name)),
+            ("state_dir", format!("data/{}", entry.name)),
+            ("log", "json".to_owned()),
+        ]);
+        for name in plan.services.iter().filter(|name| ["registry", "uid"].contains(&name.as_str())) {
+            table.insert(name.clone(), name.clone().into());
+        }
+        table
+    }
+
+    fn host(&self, plan: &Plan, entry: &Entry) -> Table {
+        let mut table = self.common(entry);
         let milliseconds = |value: u64| Value::Integer(i64::try_from(value).unwrap_or(i64::MAX));
+        let interval = match plan.hosts.contains(&entry.name) {
+            true => plan.slot_interval_ms,
+            false => plan.service_slot_interval_ms,
+        };
         table.insert("key_file".into(), format!("keys/{}.host", entry.name).into());
         table.insert("bulk_listen".into(), entry.place.service.to_string().into());
-        table.insert("slot_interval_ms".into(), milliseconds(plan.slot_interval_ms));
+        table.insert("slot_interval_ms".into(), milliseconds(interval));
         table.insert("migration_timeout_ms".into(), milliseconds(plan.migration_timeout_ms));
         table.insert("verifiers".into(), self.addresses(NodeRole::Verifier, None));
         table.insert("orchestrators".into(), self.addresses(NodeRole::Orchestrator, None));
         table.insert("hosts".into(), self.addresses(NodeRole::Host, Some(&entry.name)));
+        table
     }
 
     fn three_keys(&self, table: &mut Table, name: &str) {
@@ -293,20 +389,22 @@ impl Folder {
     fn common(&self, entry: &Entry) -> Table {
         // An orchestrator serves both groups and names each; the others belong to the verifiers' group.
         let group = if entry.role == NodeRole::Orchestrator { "verifiers_file" } else { "group_file" };
-        let mut entries = vec![
+        let mut table = strings([
             ("name", entry.name.clone()),
             (group, VERIFIERS_FILE.to_owned()),
             ("orchestrators_file", ORCHESTRATORS_FILE.to_owned()),
             ("listen", entry.place.messages.to_string()),
             ("data_dir", format!("data/{}", entry.name)),
             ("log", "json".to_owned()),
-        ];
+        ]);
         // Orchestrators learn of later epochs from the log itself.
         if entry.role != NodeRole::Orchestrator {
-            entries.push(("group_links", LINKS.to_owned()));
-            entries.push(("orchestrators_links", LINKS.to_owned()));
+            table.extend(strings([
+                ("group_links", LINKS.to_owned()),
+                ("orchestrators_links", LINKS.to_owned()),
+            ]));
         }
-        entries.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect()
+        table
     }
 
     fn addresses(&self, role: NodeRole, except: Option<&str>) -> Value {
@@ -324,6 +422,15 @@ impl Folder {
     fn write(&self, path: &Path, text: &str) -> Result<(), ClusterError> {
         fs::write(path, text).map_err(ClusterError::io(format!("write {}", path.display())))
     }
+}
+
+/// Socket of a signer, relative to the folder.
+fn socket(signer: &str) -> String {
+    format!("{SOCKETS}/{signer}.sock")
+}
+
+fn strings<const N: usize>(entries: [(&str, String); N]) -> Table {
+    entries.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect()
 }
 
 /// Both groups as their files and links tell.

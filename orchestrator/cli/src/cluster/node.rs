@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -33,28 +32,10 @@ pub struct Launch {
     pub log: PathBuf,
 }
 
-/// Where a node listens, as it says on its standard output: `listening ADDRESS [bulk ADDRESS]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listening {
-    /// UDP address of messages.
-    pub messages: SocketAddr,
-    /// TCP address of state; only hosts have one.
-    pub bulk: Option<SocketAddr>,
-}
-
-impl Listening {
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split_whitespace();
-        if words.next() != Some("listening") {
-            return None;
-        }
-        let messages = words.next()?.parse().ok()?;
-        let bulk = match words.next() {
-            Some("bulk") => Some(words.next()?.parse().ok()?),
-            _ => None,
-        };
-        Some(Self { messages, bulk })
-    }
+/// Whether a line of a node's standard output says that it is ready: `listening ADDRESS …`, or the path of its socket.
+fn is_ready(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    words.next() == Some("listening") && words.next().is_some()
 }
 
 /// A process that said where it listens. Dropping it kills it.
@@ -62,7 +43,6 @@ impl Listening {
 pub struct Node {
     launch: Launch,
     child: Child,
-    listening: Listening,
     early: Option<ExitStatus>,
 }
 
@@ -77,12 +57,12 @@ impl Node {
         };
         let mut lines = BufReader::new(stdout).lines();
         match timeout(READY_LIMIT, ready(&mut lines)).await {
-            Ok(Some(listening)) => {
+            Ok(true) => {
                 // Nobody reads what else it says, but the pipe must not fill up.
                 tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-                Ok(Self { launch, child, listening, early: None })
+                Ok(Self { launch, child, early: None })
             }
-            Ok(None) => {
+            Ok(false) => {
                 let status =
                     child.wait().await.map_err(ClusterError::io(format!("wait for {}", launch.name)))?;
                 let tail = tail(&launch.log);
@@ -98,11 +78,6 @@ impl Node {
     /// Name of the node.
     pub fn name(&self) -> &str {
         &self.launch.name
-    }
-
-    /// Where it listens.
-    pub fn listening(&self) -> Listening {
-        self.listening
     }
 
     /// Its process id, while it runs.
@@ -185,13 +160,13 @@ fn spawn_error(program: &Path, source: io::Error) -> ClusterError {
     }
 }
 
-async fn ready(lines: &mut Lines<BufReader<ChildStdout>>) -> Option<Listening> {
+async fn ready(lines: &mut Lines<BufReader<ChildStdout>>) -> bool {
     while let Ok(Some(line)) = lines.next_line().await {
-        if let Some(listening) = Listening::parse(&line) {
-            return Some(listening);
+        if is_ready(&line) {
+            return true;
         }
     }
-    None
+    false
 }
 
 fn tail(log: &Path) -> String {
@@ -214,16 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_listening_line_says_where_a_node_is() {
-        let address = "127.0.0.1:5";
-        let parse = |text: &str| Listening::parse(text);
-        let messages = address.parse().unwrap();
-        assert_eq!(parse("listening 127.0.0.1:5"), Some(Listening { messages, bulk: None }));
-        let both = Some(Listening { messages, bulk: Some("127.0.0.1:6".parse().unwrap()) });
-        assert_eq!(parse("listening 127.0.0.1:5 bulk 127.0.0.1:6"), both);
-        for text in ["", "listening", "listening x", "listening 127.0.0.1:5 bulk", "is listening 127.0.0.1:5"]
+    fn only_a_whole_listening_line_says_that_a_node_is_ready() {
+        for text in
+            ["listening 127.0.0.1:5", "listening 127.0.0.1:5 bulk 127.0.0.1:6", "listening /run/signer.sock"]
         {
-            assert_eq!(parse(text), None, "{text}");
+            assert!(is_ready(text), "{text}");
+        }
+        for text in ["", "listening", "is listening 127.0.0.1:5", "listening:"] {
+            assert!(!is_ready(text), "{text}");
         }
     }
 

@@ -8,6 +8,7 @@ use quorate_attest::id::{OperationId, to_hex};
 use quorate_attest::key::PublicKey;
 use quorate_attest::merkle::Digest;
 use quorate_attest::receipt::{LOG_INSTANCE, Receipt};
+use quorate_attest::service::ServiceReceipt;
 use quorate_attest::statement::{BODY_LIMIT, Kind, Statement};
 use quorate_attest::vm::{Action, ActivationCertificate, Mode, SlotBody, SlotCertificate, SlotStatement};
 use serde_json::{Value, json};
@@ -95,6 +96,14 @@ pub fn body(statement: &Statement) -> Result<Value, VerifyError> {
                 }
             };
             Ok(json!({"operation": operation, "index": index, "action": action}))
+        }
+        Kind::SERVICE_RECEIPT => {
+            let receipt = ServiceReceipt::from_statement(statement)?;
+            Ok(json!({
+                "log_index": receipt.log_index, "operation": receipt.operation, "result": to_hex(&receipt.result),
+                "log_root": to_hex(&receipt.log_root), "log_size": receipt.log_size,
+                "state_root": to_hex(&receipt.state.root), "state_size": receipt.state.size,
+            }))
         }
         got => Err(VerifyError::WrongDomain { want: Kind::RECEIPT, got }),
     }

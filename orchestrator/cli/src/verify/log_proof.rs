@@ -10,6 +10,7 @@ use quorate_attest::merkle::{Digest, ProofError, Sha256Tree, TreeHash, verify_in
 use quorate_attest::note::Note;
 use quorate_attest::policy::{Accepted, Policy};
 use quorate_attest::receipt::{LOG_INSTANCE, Receipt, log_origin as group_origin};
+use quorate_attest::service::{ServiceReceipt, service_origin};
 use quorate_attest::statement::{Kind, Statement};
 use quorate_attest::tlog_proof::TlogProof;
 use quorate_attest::vm::{SlotStatement, log_origin as vm_origin, statement_leaf};
@@ -97,6 +98,8 @@ enum Leaf {
     Slot(SlotStatement),
     /// An entry in the log of the orchestrators, as they sign for it.
     Entry(Receipt),
+    /// An entry in the log of a service, as its replicas sign for it.
+    Service(ServiceReceipt),
 }
 
 impl Leaf {
@@ -105,6 +108,7 @@ impl Leaf {
         match statement.kind {
             Kind::SLOT_REPLAYED => Ok(Self::Slot(SlotStatement::from_statement(&statement)?)),
             Kind::RECEIPT => Ok(Self::Entry(describe::receipt(&statement)?)),
+            Kind::SERVICE_RECEIPT => Ok(Self::Service(ServiceReceipt::from_statement(&statement)?)),
             got => Err(VerifyError::WrongDomain { want: Kind::SLOT_REPLAYED, got }),
         }
     }
@@ -113,6 +117,7 @@ impl Leaf {
         match self {
             Self::Slot(statement) => statement.to_statement(Kind::SLOT_REPLAYED),
             Self::Entry(receipt) => receipt.to_statement(),
+            Self::Service(receipt) => receipt.to_statement(),
         }
     }
 
@@ -121,6 +126,7 @@ impl Leaf {
         match self {
             Self::Slot(statement) => statement_leaf(statement),
             Self::Entry(receipt) => receipt.leaf().encoded(),
+            Self::Service(receipt) => receipt.leaf().encoded(),
         }
     }
 
@@ -130,6 +136,9 @@ impl Leaf {
         match self {
             Self::Slot(statement) => Ok(vm_origin(&statement.vm)),
             Self::Entry(_) => Ok(group_origin(&trust.log_group()?.name)),
+            Self::Service(receipt) => {
+                Ok(service_origin(&trust.replicas()?.name, &trust.service(&receipt.service)?.name))
+            }
         }
     }
 
@@ -138,9 +147,15 @@ impl Leaf {
         let (statement, group) = match self {
             Self::Slot(_) => (self.statement(), trust.group.as_ref()),
             Self::Entry(_) => (self.statement(), trust.log_group().ok()),
+            // Which service is expected, the origin has settled.
+            Self::Service(_) => (self.statement(), trust.replicas().ok()),
         };
         // The VM that a folder names beside is not what an entry of the log is about.
-        let want = trust.vm.filter(|_| trust.spec.is_none() || matches!(self, Self::Slot(_)));
+        let want = match self {
+            Self::Service(receipt) => Some(receipt.service.instance()),
+            Self::Slot(_) => trust.vm,
+            Self::Entry(_) => trust.vm.filter(|_| trust.spec.is_none()),
+        };
         let want = want.or(matches!(self, Self::Entry(_)).then_some(LOG_INSTANCE));
         if let Some(want) = want.filter(|want| *want != statement.instance) {
             return Err(VerifyError::WrongVm { want, got: statement.instance });
@@ -158,16 +173,21 @@ impl Leaf {
     /// The root that a receipt states is that of the log up to its entry. The path contains that tree: the siblings to
     /// the left of the leaf are the path of the last leaf there.
     fn check_log_root(&self, proof: &TlogProof, size: u64) -> Result<(), ProofError> {
-        let Self::Entry(receipt) = self else { return Ok(()) };
+        let (index, log_size, log_root) = match self {
+            Self::Slot(_) => return Ok(()),
+            Self::Entry(receipt) => (receipt.index, receipt.log_size, receipt.log_root),
+            Self::Service(receipt) => (receipt.number, receipt.log_size, receipt.log_root),
+        };
         let left = left_siblings(proof.index, size, &proof.path);
         let leaf = Sha256Tree::leaf(&self.data());
-        verify_inclusion::<Sha256Tree>(&leaf, receipt.index, receipt.log_size, &left, &receipt.log_root)
+        verify_inclusion::<Sha256Tree>(&leaf, index, log_size, &left, &log_root)
     }
 
     fn name(&self) -> String {
         match self {
             Self::Slot(statement) => format!("slot {}", statement.slot),
             Self::Entry(receipt) => format!("entry {}", receipt.index),
+            Self::Service(receipt) => format!("entry {} of the service", receipt.number),
         }
     }
 

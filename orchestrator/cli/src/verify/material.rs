@@ -14,6 +14,7 @@ use quorate_attest::tlog_proof::{HEADER, TlogProof};
 use quorate_attest::vm::{
     ActivationCertificate, ConflictingCertificates, DoubleVote, Equivocation, Refusal, SlotCertificate,
 };
+use quorate_services::{AnswerProof, Contradiction, Dissent};
 use quorate_verifier::core::Evidence;
 
 use super::super::failure::Failure;
@@ -42,6 +43,12 @@ pub enum Material {
     DoubleVote(Box<DoubleVote>),
     /// A destination's refusal.
     Refusal(Box<Refusal>),
+    /// An answer of a service with its proof.
+    Answer(Box<AnswerProof>),
+    /// Two receipts of one replica of a service for one entry.
+    Contradiction(Box<Contradiction>),
+    /// A replica's receipt against what others certify.
+    Dissent(Box<Dissent>),
     /// Nothing of these: what is wrong with it.
     Unreadable(String),
 }
@@ -135,7 +142,7 @@ fn extension(path: &Path) -> &str {
 }
 
 fn is_material(path: &Path) -> bool {
-    ["cert", "activation", "evidence", "note", "checkpoint", "tlog-proof", "refusal", "bin"]
+    ["cert", "activation", "evidence", "note", "checkpoint", "tlog-proof", "refusal", "answer", "bin"]
         .contains(&extension(path))
 }
 
@@ -145,6 +152,7 @@ fn decode(path: &Path, bytes: &[u8]) -> Material {
         "activation" => of(bytes, |certificate| Material::Activation(Box::new(certificate))),
         "evidence" => evidence(bytes).unwrap_or_else(|reason| Material::Unreadable(reason.to_owned())),
         "refusal" => of(bytes, |refusal| Material::Refusal(Box::new(refusal))),
+        "answer" => of(bytes, |answer| Material::Answer(Box::new(answer))),
         "note" | "checkpoint" => {
             text(bytes, |text| Note::parse(text).map(|note| Material::Head(Box::new(note))))
         }
@@ -192,6 +200,15 @@ fn sniff(bytes: &[u8]) -> Material {
         if content.contains("\n\n\u{2014} ") {
             return decode(Path::new("x.note"), bytes);
         }
+    }
+    if bytes.starts_with(&AnswerProof::MAGIC) {
+        return decode(Path::new("x.answer"), bytes);
+    }
+    if let Ok(pair) = Contradiction::decoded(bytes) {
+        return Material::Contradiction(Box::new(pair));
+    }
+    if let Ok(dissent) = Dissent::decoded(bytes) {
+        return Material::Dissent(Box::new(dissent));
     }
     if bytes.starts_with(&MAGIC) {
         return of(bytes, |certificate| Material::Other(Box::new(certificate)));

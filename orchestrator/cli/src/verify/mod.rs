@@ -15,6 +15,7 @@ mod freshness;
 mod heads;
 mod log_proof;
 mod material;
+mod services;
 mod single;
 #[cfg(test)]
 mod tests;
@@ -39,13 +40,14 @@ Examples:
   quorate verify certificates/                               everything in a folder, and that it is one chain
   quorate verify slot-000042.cert --group group.toml --vm ID
   quorate verify --policy policy.txt --statement slot-000042.statement slot-000042.tlog-proof
+  quorate verify alice.answer --orchestrators orchestrators.toml --replicas services.toml --service uid.service
   quorate verify head.note --policy policy.txt --not-older-than 10m
   quorate verify a/slot-000042.cert b/slot-000042.cert       do two certificates contradict each other?
 
 Exit codes: 0 valid, 1 invalid (the first rule that failed is named), 2 usage or unreadable file,
 3 valid but older than demanded.")]
 pub struct Arguments {
-    /// Files (certificates, proofs, notes, evidence) or folders with a chain.
+    /// Files (certificates, proofs, answers, notes, evidence) or folders with a chain.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// The group that is expected (TOML). Default: group.toml beside the first path.
@@ -54,6 +56,12 @@ pub struct Arguments {
     /// The orchestrators whose grants count (TOML). Default: orchestrators.toml beside the first path.
     #[arg(long, value_name = "FILE")]
     orchestrators: Option<PathBuf>,
+    /// The replicas of services (TOML). Default: services.toml beside the first path.
+    #[arg(long, value_name = "FILE")]
+    replicas: Option<PathBuf>,
+    /// A service that is expected: its specification. Default: every .service file beside the first path.
+    #[arg(long = "service", value_name = "FILE")]
+    services: Vec<PathBuf>,
     /// The VM that is expected. Default: the one of vm.spec beside the first path; for certificates that are no slot's:
     /// none.
     #[arg(long, value_name = "ID")]
@@ -91,6 +99,8 @@ impl Arguments {
             paths,
             group,
             orchestrators,
+            replicas: None,
+            services: Vec::new(),
             vm: None,
             image: None,
             policy,

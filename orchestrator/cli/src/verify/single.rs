@@ -13,6 +13,7 @@ use super::describe;
 use super::finding::Finding;
 use super::log_proof;
 use super::material::{Item, Material};
+use super::services;
 use super::trust::Trust;
 
 /// Checks a file against what is expected.
@@ -29,6 +30,11 @@ pub fn check(trust: &Trust, item: &Item) -> Result<Finding, Failure> {
         Material::Evidence(evidence) => self::evidence(trust, Finding::new(path, "evidence"), evidence)?,
         Material::DoubleVote(vote) => double_vote(trust, Finding::new(path, "evidence"), vote)?,
         Material::Refusal(refusal) => self::refusal(trust, Finding::new(path, "refusal"), refusal)?,
+        Material::Answer(proof) => services::answer(trust, Finding::new(path, "answer"), proof)?,
+        Material::Contradiction(pair) => {
+            services::contradiction(trust, Finding::new(path, "evidence"), pair)?
+        }
+        Material::Dissent(dissent) => services::dissent(trust, Finding::new(path, "evidence"), dissent)?,
         Material::Unreadable(reason) => Finding::new(path, "unknown").fails("DecodeError", reason),
     })
 }

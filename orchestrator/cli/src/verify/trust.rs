@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use quorate_attest::encoding::Bounded;
 use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::GroupConfig;
-use quorate_attest::id::{Epoch, VmId};
+use quorate_attest::id::{Epoch, ServiceId, VmId};
 use quorate_attest::policy::Policy;
+use quorate_attest::service::ServiceSpec;
 use quorate_attest::statement::{Expected, Kind};
 use quorate_attest::vm::VmSpec;
 use quorate_guest_images::ALL;
@@ -20,7 +21,7 @@ use super::super::output::{Output, Tone, short, wrap};
 use super::Arguments;
 use super::audit::Case;
 use super::freshness::Age;
-use super::material::read_bytes;
+use super::material::{files_ending_in, read_bytes};
 
 /// Everything a check may rely on.
 #[derive(Clone, Debug)]
@@ -29,6 +30,10 @@ pub struct Trust {
     pub group: Option<GroupConfig>,
     /// The orchestrators' group in its newest epoch, where it is known: it grants generations.
     pub orchestrators: Option<GroupConfig>,
+    /// The group of the services' replicas, where it is known.
+    replicas: Option<GroupConfig>,
+    /// The services that are known.
+    services: Vec<ServiceSpec>,
     /// Earlier epochs of both, where `links/` beside their files leads on from them.
     chains: [Option<GroupChain>; 2],
     /// The VM, where it is known.
@@ -68,6 +73,8 @@ impl Trust {
         let chains = [chain, orchestrators.map(|path| read_group(&path)).transpose()?];
         let [group, orchestrators] =
             chains.each_ref().map(|chain| chain.as_ref().map(|chain| chain.current().clone()));
+        let replicas =
+            find(&arguments.replicas, &["services.toml"]).map(|path| read_replicas(&path)).transpose()?;
         let spec = find(&None, &["vm.spec"]).map(|path| read_spec(&path)).transpose()?;
         let policy = find(&arguments.policy, &["group.policy", "policy.txt"])
             .map(|path| read_policy(&path))
@@ -76,6 +83,11 @@ impl Trust {
             (None, Some(group)) => Some(policy_of(group)?),
             (policy, _) => policy,
         };
+        let services = match arguments.services.is_empty() {
+            false => arguments.services.clone(),
+            true => files_ending_in(&beside, "service").unwrap_or_default(),
+        };
+        let services = services.iter().map(|path| read_service(path)).collect::<Result<Vec<_>, _>>()?;
         let (vm, spec) = expected_vm(arguments, spec)?;
         let image = image_of(arguments, spec.as_ref())?;
         let statement = arguments.statement.as_deref().map(read_bytes).transpose()?;
@@ -84,6 +96,8 @@ impl Trust {
         Ok(Self {
             group,
             orchestrators,
+            replicas,
+            services,
             chains,
             vm,
             spec,
@@ -115,6 +129,8 @@ impl Trust {
         Ok(Self {
             group,
             orchestrators: None,
+            replicas: None,
+            services: Vec::new(),
             chains: [None, None],
             vm: case.vm,
             spec: None,
@@ -132,6 +148,19 @@ impl Trust {
     pub fn group(&self) -> Result<&GroupConfig, Failure> {
         let failure = || Failure::usage("nothing says which group is expected");
         self.group.as_ref().ok_or_else(|| failure().next("name its file with --group FILE"))
+    }
+
+    /// The group of the services' replicas, or how to name it.
+    pub fn replicas(&self) -> Result<&GroupConfig, Failure> {
+        let failure = || Failure::usage("nothing says which replicas a service has");
+        self.replicas.as_ref().ok_or_else(|| failure().next("name their group's file with --replicas FILE"))
+    }
+
+    /// The service that is expected, if it is the one with this id.
+    pub fn service(&self, id: &ServiceId) -> Result<&ServiceSpec, Failure> {
+        let failure = || Failure::usage(format!("nothing says that service {id} is expected"));
+        let found = self.services.iter().find(|spec| spec.id() == *id);
+        found.ok_or_else(|| failure().next("name its specification with --service FILE"))
     }
 
     /// The group of the ordered log: the orchestrators where they are named, else the group.
@@ -207,6 +236,14 @@ fn read_group(path: &Path) -> Result<GroupChain, Failure> {
     let links = Some(links.as_path()).filter(|links| links.is_dir());
     let files = GroupFiles { key: "group", links_key: "links", file: path, links, roots: None };
     files.read().map_err(|problem| Failure::new(exit::USAGE, "BadConfig", problem.text))
+}
+
+fn read_replicas(path: &Path) -> Result<GroupConfig, Failure> {
+    group_file::read(path).map_err(|problem| Failure::new(exit::USAGE, "BadConfig", problem.text))
+}
+
+fn read_service(path: &Path) -> Result<ServiceSpec, Failure> {
+    ServiceSpec::decoded(&read_bytes(path)?).map_err(|error| Failure::file(path, error))
 }
 
 fn read_spec(path: &Path) -> Result<VmSpec, Failure> {

@@ -74,6 +74,6 @@ fn admit(name: &Path) -> Result<Image, Failure> {
 }
 
 /// Bytes of so many MiB.
-fn mebibytes(count: u64) -> u64 {
+pub(crate) fn mebibytes(count: u64) -> u64 {
     count.saturating_mul(1 << 20)
 }

@@ -44,6 +44,10 @@ pub struct Size {
     /// Hosts.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=26))]
     hosts: u16,
+    /// Ordered services that the cluster shall have room for: a signer for each orchestrator, and a host for each replica of
+    /// each. Create them with `quorate service create`. May be repeated.
+    #[arg(long = "service", value_name = "NAME", value_parser = parse_service)]
+    services: Vec<String>,
     /// Name of the verifiers' group.
     #[arg(long, default_value = "cluster")]
     name: String,
@@ -59,9 +63,17 @@ impl Size {
             verifiers: self.verifiers.into(),
             sampled: self.sampled.into(),
             hosts: (0..self.hosts as u8).map(host).collect(),
+            services: self.services.clone(),
             ..Plan::new(folder, programs)
         }
     }
+}
+
+fn parse_service(text: &str) -> Result<String, String> {
+    let good = !text.is_empty()
+        && text.len() <= 32
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if good { Ok(text.to_owned()) } else { Err("must be 1 to 32 of a-z 0-9 -".to_owned()) }
 }
 
 fn parse_address(text: &str) -> Result<(String, SocketAddr), String> {
@@ -88,7 +100,9 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
         "orchestrators": folder.orchestrators.id().to_string(),
         "units": units,
     }));
-    for (what, group) in [("orchestrators", &folder.orchestrators), ("verifiers", &folder.group)] {
+    let groups = [("orchestrators", folder.orchestrators.current()), ("verifiers", folder.group.current())];
+    let replicas = folder.replicas.iter().map(|replicas| ("replicas", replicas));
+    for (what, group) in groups.into_iter().chain(replicas) {
         let (n, f) = (group.members.len(), group.f);
         let quorum = group.rule().map_or(0, |rule| rule.quorum());
         output.line(&format!("  {what:<14} n = {n}, f = {f}, quorum {quorum}"));

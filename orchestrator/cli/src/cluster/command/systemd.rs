@@ -27,9 +27,12 @@ fn unit(entry: &Entry, programs: &Programs) -> String {
         NodeRole::Verifier => {
             "# A verifier in REPLAYED mode executes guests.\nDevicePolicy=closed\nDeviceAllow=/dev/kvm rw\n"
         }
-        NodeRole::Orchestrator => "PrivateDevices=yes\n",
+        NodeRole::Signer | NodeRole::Orchestrator | NodeRole::Gateway => "PrivateDevices=yes\n",
     };
-    let ready = if *role == NodeRole::Orchestrator { "notify" } else { "exec" };
+    let ready = match role {
+        NodeRole::Signer | NodeRole::Orchestrator | NodeRole::Gateway => "notify",
+        NodeRole::Verifier | NodeRole::Host => "exec",
+    };
     format!(
         "# Put the configuration, both group files and this node's keys (no others) into /etc/quorate/{name},\n\
          # owned by the user quorate and readable by nobody else. Make data_dir /var/lib/quorate/{name}.\n\

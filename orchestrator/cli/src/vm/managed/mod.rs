@@ -132,7 +132,10 @@ fn host_name(folder: &Folder, key: &quorate_attest::key::PublicKey) -> String {
 }
 
 /// Index and key of a host by its name.
-fn host_of(folder: &Folder, name: &str) -> Result<(usize, quorate_attest::key::PublicKey), Failure> {
+pub(crate) fn host_of(
+    folder: &Folder,
+    name: &str,
+) -> Result<(usize, quorate_attest::key::PublicKey), Failure> {
     let found = folder.group.hosts.iter().enumerate().find(|(_, host)| host.name == name);
     found.map(|(index, host)| (index, host.key)).ok_or_else(|| {
         let names: Vec<_> = folder.group.hosts.iter().map(|host| host.name.as_str()).collect();
