@@ -110,6 +110,11 @@ pub fn record_key(name: &[u8]) -> Vec<u8> {
     key(b'r', &[name])
 }
 
+/// A key behind all records, which nothing has.
+pub(crate) fn records_end() -> Vec<u8> {
+    key(b's', &[])
+}
+
 /// Key of a lease.
 pub fn lease_key(id: u64) -> Vec<u8> {
     key(b'l', &[&id.to_be_bytes()])

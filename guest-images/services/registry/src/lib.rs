@@ -36,12 +36,19 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod client;
 mod config;
 pub mod endpoint;
 mod key;
 mod operation;
 mod outcome;
+mod page;
 mod record;
+mod service;
+mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod txn;
 
 pub use config::Config;
 pub use key::{
@@ -54,6 +61,7 @@ pub use operation::{
 };
 pub use outcome::{Entry, NumberedEvent, Outcome, Page, QuorumRange, TxnResult, Watched};
 pub use record::{Event, Lease, Record, Totals};
+pub use service::Registry;
 
 /// Most bytes of a name: the longest state key that holds one has ten bytes more.
 pub const NAME_BYTES_MAX: usize = 4_086;
@@ -75,8 +83,8 @@ pub const PAGE_ENTRIES_MAX: u16 = 256;
 pub const CHANGES_MAX: usize = 1_024;
 /// Events that are kept.
 pub const EVENTS_MAX: u64 = 8_192;
-/// Most bytes of an encoded [`Outcome`]: it is kept for the client that did not get it. Larger values are read with proofs.
-pub const OUTCOME_BYTES_MAX: usize = 16_384;
+/// Most bytes of an encoded [`Outcome`], as of every reply: it is kept for the client that did not get it. Larger values are read with proofs.
+pub const OUTCOME_BYTES_MAX: usize = quorate_kit::REPLY_LIMIT;
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use quorate_attest::encoding::{bounded_bytes, bounded_list, from_bytes, to_bytes
 use quorate_attest::request::BODY_LIMIT;
 use quorate_kit::status;
 
+use crate::key::{record_key, records_end};
 use crate::{NAME_BYTES_MAX, PAGE_ENTRIES_MAX, TTL_MS_MAX, TXN_OPERATIONS_MAX, VALUE_BYTES_MAX};
 
 /// Numbers of the operations.
@@ -86,6 +87,23 @@ impl NameRange {
     /// Whether a name lies in it.
     pub fn contains(&self, name: &[u8]) -> bool {
         name >= self.low.as_slice() && self.high.as_deref().is_none_or(|high| name < high)
+    }
+
+    /// The lowest and the highest state key that a record of the range may have, both included; none if the range is empty.
+    pub fn keys(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let low = record_key(&self.low);
+        let Some(high) = &self.high else { return Some((low, records_end())) };
+        let mut last = high.clone();
+        if last.len() > NAME_BYTES_MAX {
+            last.truncate(NAME_BYTES_MAX);
+        } else if let Some(byte) = last.pop()
+            && byte > 0
+        {
+            last.push(byte - 1);
+            last.resize(NAME_BYTES_MAX, u8::MAX);
+        }
+        let high = record_key(&last);
+        (!last.is_empty() && low <= high).then_some((low, high))
     }
 
     fn check(&self) -> Result<(), u16> {

@@ -1,1 +1,10 @@
+mod attacks;
+mod derive;
 mod encoding;
+mod events;
+mod fixture;
+mod leases;
+mod limits;
+mod model;
+mod names;
+mod txn;
