@@ -41,8 +41,8 @@ const ENVIRONMENT: [&str; 17] = [
     "NO_PROXY",
 ];
 
-/// What the images are built from, relative to the workspace.
-const SOURCES: [&str; 11] = [
+/// What the images are built from, besides the services themselves, relative to the workspace.
+const SOURCES: [&str; 10] = [
     "Cargo.lock",
     "Cargo.toml",
     "guest-images/guest.ld",
@@ -51,7 +51,6 @@ const SOURCES: [&str; 11] = [
     "guest-images/kit/Cargo.toml",
     "guest-images/kit/src",
     "guest-images/sdk",
-    "guest-images/services",
     "verifier/attest/Cargo.toml",
     "verifier/attest/src",
 ];
@@ -65,6 +64,11 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     for source in SOURCES {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
+    }
+    for (_, program) in PROGRAMS {
+        let service = workspace.join("guest-images/services").join(program);
+        println!("cargo::rerun-if-changed={}", service.join("Cargo.toml").display());
+        println!("cargo::rerun-if-changed={}", service.join("src").display());
     }
     let target_directory = out.join("guests");
     build(workspace, &target_directory)?;
