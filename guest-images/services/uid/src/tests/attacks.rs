@@ -57,8 +57,8 @@ fn certified_with_double_signers(liars: usize, other: &str, other_uid: u32) -> u
     }
     let certified = |proposed: &Statement| {
         let mut collector = Collector::new(group.clone(), 5, expected, proposed.clone(), 3).unwrap();
-        for replica in 0..7 {
-            let event = match voters[replica].clone().vote(proposed) {
+        for (replica, voter) in voters.iter().enumerate() {
+            let event = match voter.clone().vote(proposed) {
                 _ if replica < liars => vote(replica, proposed, &keys),
                 Ok(()) => vote(replica, proposed, &keys),
                 Err(refused) => refusal(replica, refused, &keys),

@@ -158,7 +158,7 @@ fn test_name_leads_to_its_uid_and_absence_of_a_name_is_proved() {
 
 #[test]
 fn test_change_in_another_place_of_history_is_refused() {
-    let mut world = eventful();
+    let world = eventful();
     let mut tree = world.replica.state().unwrap().clone();
     let moved = tree.get(&history_key(1001, 1)).unwrap().to_vec();
     tree.put(history_key(1000, 1), moved);
