@@ -8,7 +8,7 @@ use quorate_attest::vm::InputPolicy;
 use quorate_transport::{Connection, Endpoint, Exchange, Role, TransportError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::agent::{AgentHandle, Event, refused};
+use super::agent::{AgentHandle, Event, refused, wrong_vm};
 use crate::protocol::{CALL_BYTES_MAX, Call, FromHost, Moved, Query, ToHost};
 
 /// Accepts connections until the endpoint closes.
@@ -129,6 +129,9 @@ async fn answer_call(call: Call, agent: &AgentHandle) -> FromHost {
         return refused;
     }
     let Some(spec) = agent.spec() else { return FromHost::Moved(Moved { activation: None }) };
+    if spec.id() != call.vm {
+        return wrong_vm();
+    }
     if spec.input_policy == InputPolicy::ClientSigned
         && classify(&spec, &call.request) != InputClass::ClientSigned
     {

@@ -6,7 +6,7 @@ use quorate_attest::request::Request;
 use quorate_verifier::protocol::Done;
 use tokio::sync::oneshot;
 
-use super::{Agent, refused};
+use super::{Agent, refused, wrong_vm};
 use crate::protocol::{Busy, Call, FromHost, Moved, Queried, Query};
 use crate::vm_thread::VmFailure;
 
@@ -62,7 +62,7 @@ impl Agent {
     fn unavailable(&self, meant: VmId) -> Option<FromHost> {
         match &self.vm {
             None => Some(FromHost::Moved(Moved { activation: None })),
-            Some(vm) if vm.id != meant => Some(refused("WrongVm", "this host serves another VM")),
+            Some(vm) if vm.id != meant => Some(wrong_vm()),
             Some(vm) if !vm.running => Some(self.not_here()),
             Some(_) => self.frozen_now().then_some(BUSY),
         }

@@ -462,3 +462,8 @@ impl Agent {
 pub fn refused(kind: &str, detail: &str) -> FromHost {
     FromHost::Refused(Refused { kind: kind.to_owned(), detail: detail.to_owned() })
 }
+
+/// The answer to a client that means another VM than this host's.
+pub fn wrong_vm() -> FromHost {
+    refused("WrongVm", "this host serves another VM")
+}
