@@ -19,15 +19,16 @@
 //!
 //! # A guest in foreign processes
 //!
-//! Nothing here panics: no indexing, no unwrapping, no arithmetic that can overflow. Nothing is kept between two calls but
-//! the lines of an enumeration under way. Sends raise no SIGPIPE. A call ends after 3 seconds, or what the configuration
+//! Nothing here panics: no indexing, no unwrapping, no arithmetic that can overflow; the profile turns checks off that would
+//! end the program instead. What could panic in `libnss` is out of reach: its lock is never poisoned, and no field holds a
+//! NUL. Nothing is kept between two calls but the lines of an enumeration under way. Sends raise no SIGPIPE. A call ends after 3 seconds, or what the configuration
 //! says, however many answers it needs. Environment variables are never read: the program may be setuid.
 //!
 //! # What it does not promise
 //!
 //! Passwords and supplementary groups are not in the registry. An enumeration may join answers about different states.
 #![forbid(unsafe_code)]
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::panic)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::panic))]
 
 mod ask;
 mod config;

@@ -28,6 +28,7 @@
 //! Neither side proves anything to the other: who may connect to, and who listens at, the socket is decided by the
 //! permissions of the folder it lies in. Parts of a list may come from different states; each is complete by itself.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::panic))]
 
 mod answer;
 mod request;
