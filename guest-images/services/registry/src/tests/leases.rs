@@ -157,3 +157,30 @@ fn many_names_end_over_several_ticks_in_the_smallest_guest() {
         assert_eq!(node.ask(ALICE, &renew(1)), Err(status::NOT_FOUND));
     }
 }
+
+#[test]
+fn a_tick_that_must_forget_many_events_for_one_large_name_still_ends_it_in_the_smallest_guest() {
+    let mut node = Node::with(SMALLEST, Config { event_bytes_max: 90_000, ..config() });
+    node.ask(ALICE, &grant(1, 1_000)).unwrap();
+    let (name, value) = ([7; NAME_BYTES_MAX], [1; VALUE_BYTES_MAX]);
+    let large =
+        Register { name: name.into(), value: value.into(), lease: 1, expected: None, previous: false };
+    node.ask(ALICE, &Operation::Register(large)).unwrap();
+    for client in 0..40u64 {
+        node.ask(ALICE, &grant(100 + client, 1_000_000)).unwrap();
+    }
+    // As many events as the window holds, of the smallest size there is.
+    let put = |name: u8| TxnOp::Put { name: [name].into(), value: Vec::new(), lease: 0, previous: false };
+    let puts = Txn { compare: Vec::new(), success: (0..128).map(put).collect(), failure: Vec::new() };
+    for _ in 0..9 {
+        node.ask(ALICE, &Operation::Txn(puts.clone())).unwrap();
+    }
+    let events = |node: &Node| node.entries().keys().filter(|key| key[1] == b'e').count();
+    let before = events(&node);
+    node.tick(NOON);
+    node.tick(NOON + 1);
+    node.tick(NOON + 1_000);
+    assert!(!node.entries().contains_key(&record_key(&name)), "the tick had no effect");
+    assert!(events(&node) + 400 < before, "{before} events, {} are left", events(&node));
+    node.check();
+}
