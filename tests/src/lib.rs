@@ -21,6 +21,7 @@
 
 mod operated;
 pub mod programs;
+pub mod serving;
 pub mod sign_logs;
 mod until;
 mod world;

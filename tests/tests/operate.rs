@@ -12,6 +12,7 @@ use quorate_cli::load::{Load, Plan as LoadPlan};
 use quorate_control::Vm;
 use quorate_host::client::Target;
 use quorate_tests::{Operated, last_line, until};
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

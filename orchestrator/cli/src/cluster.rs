@@ -7,7 +7,7 @@
 //! DIR/group.toml              the verifiers
 //! DIR/orchestrators.toml      the orchestrators
 //! DIR/services.toml           the replicas of services, where there are any
-//! DIR/orchestrator-0.toml ..  verifier-0.toml ..  host-a.toml ..  replica-0.toml ..  gateway.toml
+//! DIR/orchestrator-0.toml ..  verifier-0.toml ..  host-a.toml ..  signer-0.toml ..  gateway.toml
 //! DIR/keys/       one key a file, readable by the owner only
 //! DIR/run/        sockets
 //! DIR/data/NODE/  sign-log, journal, images
@@ -160,9 +160,9 @@ impl Plan {
     /// Name of the gateway.
     pub const GATEWAY: &str = "gateway";
 
-    /// Name of a replica of the services, and of the signer that holds its keys.
-    pub fn replica_name(index: usize) -> String {
-        format!("replica-{index}")
+    /// Name of the signer beside an orchestrator.
+    pub fn signer_name(index: usize) -> String {
+        format!("signer-{index}")
     }
 
     /// Name of the host that a replica of a service begins on.
@@ -195,7 +195,7 @@ impl Plan {
             true => nodes.collect(),
             false => {
                 let signers =
-                    (0..self.orchestrators).map(Self::replica_name).map(|name| (name, NodeRole::Signer));
+                    (0..self.orchestrators).map(Self::signer_name).map(|name| (name, NodeRole::Signer));
                 signers.chain(nodes).chain([(Self::GATEWAY.to_owned(), NodeRole::Gateway)]).collect()
             }
         };

@@ -168,6 +168,11 @@ pub trait Conduct: Send + Sync + std::fmt::Debug {
         false
     }
 
+    /// What a client is told the guest of an `Immediate` VM has emitted.
+    fn emitted(&self, output: Vec<u8>) -> Vec<u8> {
+        output
+    }
+
     /// Whether outputs are released before their slot is certified.
     fn releases_uncertified(&self) -> bool {
         false

@@ -12,6 +12,7 @@ use crate::host::fork::Fork;
 use crate::host::inputs::{How, Tamper};
 use crate::host::liars::Equivocate;
 use crate::host::pages::{FlipPage, SwapPages};
+use crate::host::replies::RefusedReplies;
 use crate::host::rollback::{Rollback, RollbackPair};
 use crate::host::splice::Splice;
 use crate::verifier::{Chosen, Lying, SignsAnything, Silent};
@@ -57,7 +58,10 @@ const fn host_entry(name: &'static str, error_kind: &'static str, what: &'static
     Entry { name, party: Party::Host, what, error_kind: Some(error_kind) }
 }
 
-/// Every conduct but the crashing ones.
+/// Conduct of a host that lies about what the guest of a service answers. Clients of services find out, not the parties of a migration.
+pub const REFUSED_REPLIES: &str = "refused-replies";
+
+/// Every conduct but the crashing ones and [`REFUSED_REPLIES`].
 pub const CONDUCTS: &[Entry] = &[
     host_entry("rollback", "StaleSlot", "source: hands over an older slot that the destination has passed"),
     host_entry(
@@ -149,6 +153,7 @@ pub fn host(name: &str) -> Option<Arc<dyn host_conduct::Conduct>> {
         "double-activate" => Arc::new(DoubleActivate),
         "early-activate" => Arc::new(EarlyActivate),
         "too-many-liars" => Arc::new(Equivocate::default()),
+        REFUSED_REPLIES => Arc::new(RefusedReplies),
         _ => return None,
     })
 }

@@ -6,6 +6,7 @@ mod gate;
 pub mod inputs;
 pub mod liars;
 pub mod pages;
+pub mod replies;
 pub mod rollback;
 pub mod splice;
 

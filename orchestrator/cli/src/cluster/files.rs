@@ -134,14 +134,14 @@ impl Folder {
                 .map_err(ClusterError::io(format!("create {}", folder.display())))?;
         }
         let keys = root.join("keys");
+        // A member, with the name of the node that holds its keys.
+        let member = |(name, holder): (String, String)| {
+            let key = |role| key(&keys, &holder, role).map(|key| key.public());
+            let (vote_key, cosigner_key, transport_key) = (key("vote")?, key("cosigner")?, key("transport")?);
+            Ok::<_, ClusterError>(Member { name, vote_key, cosigner_key, transport_key })
+        };
         let members = |names: Vec<String>| -> Result<Vec<Member>, ClusterError> {
-            let member = |name: String| {
-                let key = |role| key(&keys, &name, role).map(|key| key.public());
-                let (vote_key, cosigner_key, transport_key) =
-                    (key("vote")?, key("cosigner")?, key("transport")?);
-                Ok(Member { name: name.clone(), vote_key, cosigner_key, transport_key })
-            };
-            names.into_iter().map(member).collect()
+            names.into_iter().map(|name| member((name.clone(), name))).collect()
         };
         let host = |name: &String| {
             Ok::<_, ClusterError>(Host { name: name.clone(), key: key(&keys, name, "host")?.public() })
@@ -169,7 +169,9 @@ impl Folder {
             true => None,
             false => Some(group(
                 &format!("{}-services", plan.name),
-                members((0..plan.orchestrators).map(Plan::replica_name).collect())?,
+                (0..plan.orchestrators)
+                    .map(|index| member((Plan::orchestrator_name(index), Plan::signer_name(index))))
+                    .collect::<Result<_, _>>()?,
                 Vec::new(),
             )),
         };
@@ -290,7 +292,7 @@ impl Folder {
             let table = match entry.role {
                 NodeRole::Signer => self.signer(entry),
                 NodeRole::Verifier => self.verifier(plan, entry),
-                NodeRole::Orchestrator => self.orchestrator(entry),
+                NodeRole::Orchestrator => self.orchestrator(plan, entry),
                 NodeRole::Host => self.host(plan, entry),
                 NodeRole::Gateway => self.gateway(plan, entry),
             };
@@ -318,19 +320,19 @@ impl Folder {
         table
     }
 
-    fn orchestrator(&self, entry: &Entry) -> Table {
+    fn orchestrator(&self, plan: &Plan, entry: &Entry) -> Table {
         let mut table = self.common(entry);
         self.three_keys(&mut table, &entry.name);
         table.insert("api".into(), entry.place.service.to_string().into());
         table.insert("orchestrators".into(), self.addresses(NodeRole::Orchestrator, None));
         if self.replicas.is_some() {
-            let replica = Plan::replica_name(self.number(entry));
-            let mut services = strings([
-                ("replicas_file", REPLICAS_FILE.to_owned()),
-                ("replica", replica.clone()),
-                ("signer", socket(&replica)),
-            ]);
+            let signer = Plan::signer_name(self.number(entry));
+            let mut services =
+                strings([("group_file", REPLICAS_FILE.to_owned()), ("signer", socket(&signer))]);
             services.insert("hosts".into(), self.addresses(NodeRole::Host, None));
+            // Leases end also while nobody calls.
+            let timed = plan.services.iter().filter(|name| *name == "registry").cloned().map(Value::String);
+            services.insert("timed".into(), Value::Array(timed.collect()));
             table.insert("services".into(), Value::Table(services));
         }
         table
@@ -338,7 +340,7 @@ impl Folder {
 
     fn signer(&self, entry: &Entry) -> Table {
         strings([
-            ("name", entry.name.clone()),
+            ("name", Plan::orchestrator_name(self.number(entry))),
             ("key_file", format!("keys/{}.vote", entry.name)),
             ("cosigner_key_file", format!("keys/{}.cosigner", entry.name)),
             ("group_file", REPLICAS_FILE.to_owned()),
@@ -353,6 +355,10 @@ impl Folder {
             ("cluster", ".".to_owned()),
             ("key_file", format!("keys/{}.client", entry.name)),
             ("state_dir", format!("data/{}", entry.name)),
+            ("proofs_dir", format!("data/{}/proofs", entry.name)),
+            ("etcd_listen", entry.place.service.to_string()),
+            ("http_listen", entry.place.messages.to_string()),
+            ("nss_socket", socket("nss")),
             ("log", "json".to_owned()),
         ]);
         for name in plan.services.iter().filter(|name| ["registry", "uid"].contains(&name.as_str())) {

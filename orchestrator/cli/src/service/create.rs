@@ -92,6 +92,9 @@ pub async fn run(arguments: &Arguments, cluster: &Cluster, output: &Output) -> R
     let Answer::ServiceCreated { service } = done.answer else {
         return Err(Failure::refused("DecodeError", "the orchestrators answered something else"));
     };
+    // Who verifies answers later must know which service is meant.
+    let path = cluster.folder.root().join(format!("{name}.service"));
+    std::fs::write(&path, spec.encoded()).map_err(|error| Failure::file(&path, error))?;
     admit_gateway(cluster).await?;
     await_replicas(cluster, name).await?;
     output.object(&json!({

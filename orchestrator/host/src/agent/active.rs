@@ -294,6 +294,7 @@ impl Agent {
             },
         };
         let generation = vm.generation;
+        let bytes = self.conduct.emitted(bytes);
         self.answer_waiters(&bytes, |output| Answer {
             generation,
             slot,

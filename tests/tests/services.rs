@@ -1,0 +1,206 @@
+//! Ordered services as their users see them: `etcdctl` and `getent` through the gateway, with real processes, while replicas
+//! die, lie, move and are replaced.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use quorate_tests::serving::Serving;
+use quorate_tests::until;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+/// A host that answers every request to its VM's service with CONFLICT instead of OK.
+const LIAR: &str = "refused-replies";
+
+fn text(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Services 12e, case 4; 2e, case 10; the attacks SILENT and LIAR with one replica each, of which the group tolerates one
+/// liar, and the orchestrators one that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn etcdctl_and_getent_work_while_one_replica_is_killed_and_another_lies() {
+    let mut serving = Serving::up(&[("host-registry-1", LIAR), ("host-uid-1", LIAR)]).await;
+    serving.run(&["uid", "add", "alice", "--uid", "1000", "--gecos", "Alice"]);
+    serving.kill_replica(0).await;
+
+    assert_eq!(serving.etcd(&["put", "/web/a", "10.0.0.1:80"]), "OK\n");
+    assert_eq!(serving.etcd(&["put", "/web/b", "10.0.0.2:80"]), "OK\n");
+    assert_eq!(serving.etcd(&["get", "--prefix", "/web/"]), "/web/a\n10.0.0.1:80\n/web/b\n10.0.0.2:80\n");
+    assert_eq!(serving.etcd(&["get", "/nothing"]), "");
+
+    let mut watch =
+        serving.etcdctl(&["watch", "--prefix", "/watched/"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    until("an event", PATIENCE, async || match serving.etcd(&["put", "/watched/x", "1"]).as_str() {
+        "OK\n" => Ok(()),
+        other => Err(other.to_owned()),
+    })
+    .await;
+    let event: Vec<String> = lines.by_ref().take(3).map(Result::unwrap).collect();
+    assert_eq!(event, ["PUT", "/watched/x", "1"]);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+
+    let granted = serving.etcd(&["lease", "grant", "2"]);
+    let lease = granted.split_whitespace().nth(1).expect("an identifier").to_owned();
+    serving.etcd(&["put", "/leased", "soon gone", &format!("--lease={lease}")]);
+    until("the lease ends", PATIENCE, async || match serving.etcd(&["get", "/leased"]).as_str() {
+        "" => Ok(()),
+        there => Err(there.to_owned()),
+    })
+    .await;
+
+    let won =
+        serving.etcd_txn("value(\"/web/a\") = \"10.0.0.1:80\"\n\nput /web/a 10.0.0.9:80\n\nget /web/b\n\n");
+    assert!(won.starts_with("SUCCESS"), "{won}");
+    let lost = serving.etcd_txn("value(\"/web/a\") = \"10.0.0.1:80\"\n\nput /web/a never\n\nget /web/b\n\n");
+    assert!(lost.starts_with("FAILURE") && lost.contains("10.0.0.2:80"), "{lost}");
+    assert_eq!(serving.etcd(&["get", "/web/a"]), "/web/a\n10.0.0.9:80\n");
+
+    let line = "alice:x:1000:1000:Alice:/home/alice:/bin/sh\n";
+    assert_eq!(text(&serving.lookup(&["getent", "passwd", "alice"])), line);
+    assert_eq!(text(&serving.lookup(&["getent", "passwd", "1000"])), line);
+    assert_eq!(text(&serving.lookup(&["id", "-u", "alice"])), "1000\n");
+    assert_eq!(serving.lookup(&["getent", "passwd", "nobody-of-this-name"]).status.code(), Some(2));
+
+    let proofs = serving.proofs();
+    assert!(proofs.len() >= 10, "the gateway keeps the proofs of its answers: {proofs:?}");
+    let verified = serving.verify(&proofs);
+    assert!(verified.status.success(), "{verified:?}");
+    let mut forged = std::fs::read(&proofs[0]).unwrap();
+    let middle = forged.len() / 2;
+    forged[middle] ^= 1;
+    let path = serving.folder().join("forged.answer");
+    std::fs::write(&path, forged).unwrap();
+    assert_eq!(serving.verify(&[path]).status.code(), Some(1));
+}
+
+/// One fault too many, first silent, then lying: nothing is answered, or what is answered is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn f_plus_one_silent_replicas_stop_every_answer_and_f_plus_one_liars_deceive() {
+    let mut serving = Serving::up(&[]).await;
+    serving.run(&["uid", "add", "alice", "--uid", "1000"]);
+    assert_eq!(serving.etcd(&["put", "/key", "value"]), "OK\n");
+    for replica in 0..3 {
+        serving.kill(&format!("host-uid-{replica}")).await;
+        serving.kill(&format!("host-registry-{replica}")).await;
+    }
+    // `getent` cannot tell: with UNAVAIL the switch returns at once, as with NOTFOUND the next source would be asked.
+    let answer = serving.quorate(&["uid", "show", "alice"]);
+    assert_eq!(answer.status.code(), Some(69), "one replica of four proves nothing: {answer:?}");
+    let refused = serving.etcdctl(&["get", "/key", "--command-timeout=5s"]).output().unwrap();
+    assert!(!refused.status.success(), "{refused:?}");
+    drop(serving);
+
+    let mut deceived = Serving::up(&[("host-registry-0", LIAR), ("host-registry-1", LIAR)]).await;
+    deceived.kill("host-registry-2").await;
+    // The two liars agree with each other, and the one honest replica that is left is outvoted.
+    let answer = deceived.quorate(&["registry", "put", "/key", "value"]);
+    let error: Value = serde_json::from_slice(&answer.stderr).unwrap_or_default();
+    assert_eq!(
+        (answer.status.code(), &error["error_kind"]),
+        (Some(1), &Value::from("CONFLICT")),
+        "{answer:?}"
+    );
+}
+
+/// A replica whose results differ from those of `f + 1` others finds out, says why, stops serving and keeps the evidence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_differs_from_the_others_stops_serving_and_says_why() {
+    let serving = Serving::up(&[("host-registry-1", LIAR)]).await;
+    serving.run(&["registry", "put", "/key", "value"]);
+    let shown = until("the liar's replica stops", PATIENCE, async || {
+        let shown = serving.run(&["service", "show", "registry"]);
+        let replicas = shown["replicas"].as_array().cloned().unwrap_or_default();
+        let stopped = replicas.iter().find(|replica| replica["replica"] == 1).cloned().unwrap_or_default();
+        if stopped["stopped"].is_null() { Err(shown) } else { Ok(stopped) }
+    })
+    .await;
+    assert_eq!(shown["stopped"]["error_kind"], "ReplayDivergence", "{shown}");
+    let evidence = serving.cluster.data_dir("orchestrator-1").join("evidence");
+    let kept = std::fs::read_dir(evidence).unwrap().count();
+    assert!(kept > 0, "what the others signed is kept");
+    assert_eq!(serving.run(&["registry", "get", "/key"])["value"], "value");
+}
+
+/// A replica is moved with `quorate vm migrate` while requests come in; none fails and the moved replica goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_moves_to_another_host_while_the_service_answers() {
+    let serving = Serving::up(&[]).await;
+    let moving = std::thread::scope(|scope| {
+        let moved = scope.spawn(|| serving.run(&["vm", "migrate", "registry-2", "--to", "host-a"]));
+        for number in 0..20 {
+            assert_eq!(serving.etcd(&["put", &format!("/{number}"), "value"]), "OK\n");
+        }
+        moved.join().unwrap()
+    });
+    assert_eq!(moving["result"], "activated", "{moving}");
+    serving.etcd(&["put", "/after", "value"]);
+    until("the moved replica has executed everything", PATIENCE, async || {
+        let shown = serving.run(&["service", "show", "registry"]);
+        let replicas = shown["replicas"].as_array().cloned().unwrap_or_default();
+        let moved = replicas.iter().find(|replica| replica["replica"] == 2).cloned().unwrap_or_default();
+        let caught_up = moved["stopped"].is_null() && moved["executed"] == moved["ordered"];
+        if caught_up { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    serving.stop().await;
+}
+
+/// A replica whose host is killed comes back from its newest certified slot and goes on at the right entry.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_host_is_killed_executes_what_it_missed() {
+    let mut serving = Serving::up(&[]).await;
+    for number in 0..5 {
+        serving.run(&["registry", "put", &format!("/{number}"), "before"]);
+    }
+    serving.kill("host-registry-3").await;
+    for number in 0..5 {
+        serving.run(&["registry", "put", &format!("/{number}"), "meanwhile"]);
+    }
+    serving.cluster.restart("host-registry-3", None).await.expect("the host starts again");
+    serving.cluster.restart("orchestrator-3", None).await.expect("the orchestrator starts again");
+    until("the replica has executed everything", PATIENCE, async || {
+        let shown = serving.run(&["service", "show", "registry"]);
+        let replicas = shown["replicas"].as_array().cloned().unwrap_or_default();
+        let back = replicas.iter().find(|replica| replica["replica"] == 3).cloned().unwrap_or_default();
+        let caught_up = back["executed"].is_u64() && back["executed"] == back["ordered"];
+        if caught_up { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    let listed = serving.run(&["registry", "list", "/"]);
+    let values: Vec<_> = listed["names"].as_array().unwrap().iter().map(|name| &name["value"]).collect();
+    assert_eq!(values, ["meanwhile"; 5]);
+}
+
+/// The proof of an entry in the service's public log holds for programs that know the policy only.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_of_a_services_log_is_proved_to_programs_that_know_the_policy_only() {
+    let serving = Serving::up(&[]).await;
+    serving.run(&["uid", "add", "alice", "--uid", "1000"]);
+    let out = serving.folder().join("proofs");
+    let proved = until("a quorum cosigns", PATIENCE, async || {
+        let output = serving.quorate(&["service", "proof", "uid", "1", "--out", out.to_str().unwrap()]);
+        if output.status.success() { Ok(()) } else { Err(output) }
+    });
+    proved.await;
+    let file = |name: &str| out.join(name).display().to_string();
+    let words = [
+        "verify",
+        "--policy",
+        &file("policy.txt"),
+        "--statement",
+        &file("uid-1.statement"),
+        &file("uid-1.tlog-proof"),
+    ];
+    let verified = serving.run(&words);
+    assert_eq!(verified["result"], "valid", "{verified}");
+    let other =
+        ["verify", "--policy", &file("policy.txt"), "--statement", &file("uid-1.statement"), "--replicas"];
+    let foreign = serving.folder().join("orchestrators.toml").display().to_string();
+    let words = [&other[..], &[&foreign, &file("uid-1.tlog-proof")]].concat();
+    assert!(!serving.quorate(&words).status.success(), "another group's log");
+    serving.stop().await;
+}
