@@ -187,20 +187,13 @@ async fn an_entry_of_a_services_log_is_proved_to_programs_that_know_the_policy_o
     });
     proved.await;
     let file = |name: &str| out.join(name).display().to_string();
-    let words = [
-        "verify",
-        "--policy",
-        &file("policy.txt"),
-        "--statement",
-        &file("uid-1.statement"),
-        &file("uid-1.tlog-proof"),
-    ];
+    let files = [file("policy.txt"), file("uid-1.statement"), file("uid-1.tlog-proof")];
+    let [policy, statement, proof] = files.each_ref().map(String::as_str);
+    let words = ["verify", "--policy", policy, "--statement", statement, proof];
     let verified = serving.run(&words);
     assert_eq!(verified["result"], "valid", "{verified}");
-    let other =
-        ["verify", "--policy", &file("policy.txt"), "--statement", &file("uid-1.statement"), "--replicas"];
     let foreign = serving.folder().join("orchestrators.toml").display().to_string();
-    let words = [&other[..], &[&foreign, &file("uid-1.tlog-proof")]].concat();
+    let words = [&words[..], &["--replicas", &foreign]].concat();
     assert!(!serving.quorate(&words).status.success(), "another group's log");
     serving.stop().await;
 }
