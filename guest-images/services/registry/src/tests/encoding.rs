@@ -6,7 +6,9 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 use quorate_attest::encoding::Bounded;
+use quorate_attest::id::Nonce;
 use quorate_attest::key::{PublicKey, SecretKey};
+use quorate_attest::request::Reply;
 use quorate_kit::status;
 
 use crate::endpoint::{Endpoint, EndpointError, Endpoints};
@@ -266,6 +268,35 @@ fn endpoints_have_one_text_and_refuse_every_other() {
     assert_eq!(error, EndpointError::TooLarge { what: "endpoints", limit: 64, got: 65 });
 }
 
+#[test]
+fn a_result_of_another_operation_or_a_failure_is_no_answer() {
+    let outcome = Outcome::LeaseRevoked { number: 1, deleted: 0 };
+    let reply = |status, body| Reply {
+        abi: 1,
+        client: owner(),
+        sequence: 1,
+        nonce: Nonce::from_bytes([0; 16]),
+        status,
+        body,
+    };
+    let good = reply(status::OK, outcome.encoded());
+    assert_eq!(client::outcome(op::LEASE_REVOKE, &good), Ok(outcome));
+    let other = client::outcome(op::REGISTER, &good).unwrap_err();
+    assert_eq!(other, client::AnswerError::OtherOperation { want: op::REGISTER, got: op::LEASE_REVOKE });
+    let failed = client::outcome(op::REGISTER, &reply(status::STALE, Vec::new())).unwrap_err();
+    assert_eq!(
+        (failed.kind(), failed),
+        ("OperationFailed", client::AnswerError::Failed { status: status::STALE })
+    );
+    assert_eq!(
+        client::outcome(op::REGISTER, &reply(status::OK, Vec::new())).unwrap_err().kind(),
+        "DecodeError"
+    );
+    for key in [&b"\x01z"[..], b"\x02ra", b"", &lease_name_key(1, b"a")] {
+        assert_eq!(client::entry(key, b"v"), Err(client::AnswerError::OtherEntry));
+    }
+}
+
 fn endpoint() -> impl Strategy<Value = Endpoint> {
     let labels = proptest::collection::btree_map("[a-z_][a-z0-9]{0,6}", "[ !#-\\[\\]-~]{0,8}", 0..4);
     ("[a-z0-9]{1,8}(\\.[a-z0-9]{1,8}){0,2}", 1u16.., labels).prop_map(
@@ -313,5 +344,13 @@ proptest! {
         }
         let _ = (Record::decoded(&bytes), Event::decoded(&bytes), Lease::decoded(&bytes), Config::decoded(&bytes));
         let _ = (Totals::decoded(&bytes), Endpoints::from_value(&bytes));
+        // Every kind of key, with and without the rest of one.
+        for tag in *b"rlmxecgn" {
+            for key in [&[1, tag][..], &[&[1, tag][..], &[7; 12]].concat(), &[&[1, tag][..], &[7; 16]].concat()] {
+                if let Ok(client::StateEntry::Record(entry)) = client::entry(key, &bytes) {
+                    prop_assert_eq!(entry.record.encoded(), bytes.clone());
+                }
+            }
+        }
     }
 }
