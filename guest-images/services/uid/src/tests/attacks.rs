@@ -81,6 +81,32 @@ fn test_equivocator_f_double_signers_certify_at_most_one_binding_and_more_certif
 }
 
 #[test]
+fn test_split_in_any_way_certifies_at_most_one_binding_and_every_collector_ends() {
+    let (group, keys) = group(7, 2);
+    let expected = group.expected(VmId::ZERO, UID_BIND);
+    let sides = [proposal(&expected, 1000, "alice"), proposal(&expected, 1000, "bob")];
+    for split in 0..1u32 << 7 {
+        let heard = |replica: usize| usize::from(split >> replica & 1 == 1);
+        let outcomes = [0, 1].map(|side| {
+            let mut collector = Collector::new(group.clone(), 5, expected, sides[side].clone(), 3).unwrap();
+            for replica in 0..7 {
+                let voted = sides[heard(replica)].clone();
+                let event = match heard(replica) == side {
+                    true => vote(replica, &voted, &keys),
+                    false => refusal(replica, Refusal::Voted(Box::new(voted)), &keys),
+                };
+                assert!(collector.step(&event).is_ok());
+            }
+            collector.outcome().clone()
+        });
+        assert!(outcomes.iter().all(|outcome| *outcome != Outcome::Pending), "split {split:07b}");
+        let certified = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Certified(_))).count();
+        let side = split.count_ones();
+        assert_eq!(certified, usize::from(side >= 5 || side <= 2), "split {split:07b}");
+    }
+}
+
+#[test]
 fn test_doubler_one_replica_counts_once() {
     let (group, keys) = group(7, 2);
     let expected = group.expected(VmId::ZERO, UID_BIND);

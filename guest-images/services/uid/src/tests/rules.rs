@@ -133,6 +133,25 @@ fn test_approval_counts_only_for_its_service_client_sequence_operation_and_argum
 }
 
 #[test]
+fn test_approved_request_delivered_again_after_its_client_was_forgotten_changes_nothing() {
+    let mut world = World::forgetful();
+    world.change(&add(1000, 1, "alice")).unwrap();
+    let deleted = world.change(&delete(1000, 2)).unwrap();
+    world.pass(config().rules.quarantine);
+    let request = world.sign(0, &reissue(&deleted, "carol"), Some(1)).encoded();
+    assert_eq!(world.order(request.clone()).0.status, status::OK);
+    world.change(&delete(1000, 4)).unwrap();
+    world.pass(config().rules.quarantine);
+    assert_eq!(world.order(request.clone()).0.status, status::REPLAYED);
+    let lookup = Operation::Lookup { subject: Subject::Uid(7) };
+    for client in 100..140 {
+        assert_eq!(world.ask(client, &lookup, None), Err(status::NOT_FOUND));
+    }
+    // Nobody remembers the sequence number any more, but the counter has moved on.
+    assert_eq!(world.order(request).0.status, status::STALE);
+}
+
+#[test]
 fn test_unneeded_approval_must_still_be_valid_and_is_kept() {
     let mut world = World::new();
     world.change(&add(1000, 1, "alice")).unwrap();

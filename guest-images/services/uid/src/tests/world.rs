@@ -60,6 +60,15 @@ impl World {
     }
 
     pub fn begin(config: Vec<u8>) -> Result<Self, u16> {
+        Self::limited(config, LIMITS)
+    }
+
+    /// In a guest with room for hardly any clients: they are forgotten soon.
+    pub fn forgetful() -> Self {
+        Self::limited(config().encoded(), Limits { session_bytes: 8192, ..LIMITS }).unwrap()
+    }
+
+    fn limited(config: Vec<u8>, limits: Limits) -> Result<Self, u16> {
         let spec = service_spec(config);
         let vm = VmSpec {
             name: spec.vm_name(0),
@@ -71,7 +80,7 @@ impl World {
             host: key(99).public(),
             nonce: Nonce::from_bytes([1; 16]),
         };
-        let mut replica = Replica::new(LIMITS);
+        let mut replica = Replica::new(limits);
         assert!(replica.handle(&wire::vm_input(&vm)).is_empty());
         let service = spec.id();
         let mut world = Self { replica, vm: vm.id(), service, sequence: 0 };
