@@ -1,5 +1,7 @@
 //! Taking on the state that another guest exported, part by part.
 
+use alloc::vec::Vec;
+
 use quorate_attest::request::status;
 use quorate_attest::service::{Genesis, StateEntry};
 use quorate_attest::state_tree::{Changes, StateCommitment, StateTree};
@@ -33,13 +35,14 @@ impl Import {
         Ok(Self { genesis, number, limits, tree, used_bytes: 0, sessions, clock })
     }
 
-    /// Whether a part with these belongs to it.
-    pub(crate) fn is_of(&self, genesis: &Genesis, number: u64) -> bool {
-        self.genesis == *genesis && self.number == number
+    /// Whether it goes on with this part. The first entry of every state is the same, and begins an import anew.
+    pub(crate) fn continues(&self, genesis: &Genesis, number: u64, entries: &[StateEntry]) -> bool {
+        let first = entries.first().is_some_and(|entry| entry.key == GENESIS_KEY);
+        self.genesis == *genesis && self.number == number && !first
     }
 
     /// Takes further entries.
-    pub(crate) fn extend(&mut self, entries: alloc::vec::Vec<StateEntry>) -> Result<(), u16> {
+    pub(crate) fn extend(&mut self, entries: Vec<StateEntry>) -> Result<(), u16> {
         let mut changes = Changes::new();
         for StateEntry { key, value } in entries {
             let last = changes.last_key_value().map(|(key, _)| key);

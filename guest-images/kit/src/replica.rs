@@ -135,7 +135,7 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    /// Takes a part. One that is refused, or belongs to another import, ends the one under way.
+    /// Takes a part. One that is refused, or begins another import, ends the one under way.
     fn import(
         &mut self,
         genesis: Genesis,
@@ -144,7 +144,7 @@ impl<S: Service> Replica<S> {
         complete: Option<&StateCommitment>,
     ) -> Result<Output, u16> {
         let mut import = match core::mem::replace(&mut self.stage, Stage::Empty) {
-            Stage::Importing(import) if import.is_of(&genesis, number) => import,
+            Stage::Importing(import) if import.continues(&genesis, number, &entries) => import,
             _ => Import::new(genesis, number, self.limits)?,
         };
         import.extend(entries)?;

@@ -89,9 +89,12 @@ impl<'a> State<'a> {
     /// Removes a key, if it is there. A request that removes too much fails with `LIMIT` as a whole.
     pub fn remove(&mut self, key: &[u8]) {
         let Some(before) = self.get(key).map(|old| entry_cost(key, old)) else { return };
-        self.overrun |= !self.change(key.to_vec(), None);
-        self.used_bytes -= before;
-        self.entries -= 1;
+        if self.change(key.to_vec(), None) {
+            self.used_bytes -= before;
+            self.entries -= 1;
+        } else {
+            self.overrun = true;
+        }
     }
 
     /// Entries with `low <= key <= high`, ascending, changes included.

@@ -1,5 +1,7 @@
 //! A replica of a service in a machine or as a library, fed by its orchestrator.
 
+use std::time::{Duration, Instant};
+
 use elf::{ElfBytes, abi::PT_LOAD, endian::LittleEndian};
 use quorate_attest::encoding::Bounded;
 use quorate_attest::id::{GroupId, ImageDigest, Nonce};
@@ -87,6 +89,8 @@ pub struct Node<M> {
     replica: u16,
     inputs: u64,
     next: u64,
+    /// How long the machine worked.
+    pub busy: Duration,
 }
 
 impl<M: Machine> Node<M> {
@@ -94,7 +98,7 @@ impl<M: Machine> Node<M> {
     pub fn new(mut machine: M, service: &ServiceSpec, replica: u16) -> Self {
         let output = machine.handle(&wire::vm_input(&vm_spec(service, replica)));
         assert!(output.is_empty(), "the specification has no output");
-        Self { machine, service: service.clone(), replica, inputs: 0, next: 1 }
+        Self { machine, service: service.clone(), replica, inputs: 0, next: 1, busy: Duration::ZERO }
     }
 
     /// And which service.
@@ -114,7 +118,10 @@ impl<M: Machine> Node<M> {
 
     pub fn feed(&mut self, input: &Input) -> Output {
         let wrapper = self.wrapped(input);
-        let output = self.machine.handle(&wrapper.encoded());
+        let input = wrapper.encoded();
+        let start = Instant::now();
+        let output = self.machine.handle(&input);
+        self.busy += start.elapsed();
         wire::unwrap(&wrapper, &output).expect("the answer to this input")
     }
 

@@ -6,11 +6,12 @@ use alloc::vec::Vec;
 use quorate_attest::encoding::{Bounded, to_bytes};
 use quorate_attest::request::{BODY_LIMIT, status};
 use quorate_attest::service::{BATCH_LIMIT, Input, Output};
-use quorate_attest::state_tree::{KEY_LIMIT, VALUE_LIMIT};
+use quorate_attest::state_tree::{KEY_LIMIT, StateTree, VALUE_LIMIT};
 
 use super::fixture::{LIMITS, Node, ordered, put, request};
 use super::notes::op;
-use crate::{Limits, REPLY_LIMIT};
+use crate::limits::entry_cost;
+use crate::{Limits, REPLY_LIMIT, State};
 
 #[test]
 fn keys_and_values_over_their_limits_and_keys_of_the_kit_are_refused() {
@@ -71,6 +72,21 @@ fn a_request_that_changes_more_than_its_budget_is_rolled_back() {
     assert_eq!(node.ask(&request(1, 7, op::CLEAR, vec![])).0, status::LIMIT, "too many removals at once");
     assert_eq!(node.notes(), notes);
     assert_eq!(node.ask(&put(1, 8, b"k", b"v")).0, status::OK);
+}
+
+#[test]
+fn a_service_that_goes_on_after_too_many_removals_fails_all_the_same() {
+    let entry = |number: u8| (vec![1, number], vec![number; 100]);
+    let tree = StateTree::from_sorted((0..50).map(entry).collect());
+    let used = tree.entries().iter().map(|(key, value)| entry_cost(key, value)).sum();
+    let limits = Limits { change_bytes: 2_000, ..LIMITS };
+    let mut state = State::new(&tree, used, &limits);
+    for _ in 0..10 {
+        (0..50).for_each(|number| state.remove(&[1, number]));
+        let _ = state.put(vec![1, 60], vec![]);
+    }
+    assert!(state.get(&[1, 49]).is_some(), "what was not removed is still there");
+    assert!(state.finish().is_none());
 }
 
 #[test]

@@ -86,6 +86,19 @@ fn an_imported_state_is_the_exported_one_and_goes_on_alike() {
 }
 
 #[test]
+fn an_import_that_was_interrupted_begins_again_with_its_first_part() {
+    let mut from = old();
+    let number = from.replica.next();
+    let parts = parts(&mut from);
+    let mut to = Node::empty(1, ROOMY);
+    for part in &parts[..2] {
+        assert_eq!(to.feed(&import(number, part.clone(), None)), taken(0));
+    }
+    moved(&mut from, &mut to);
+    assert_eq!(to.replica.state(), from.replica.state());
+}
+
+#[test]
 fn a_part_with_the_longest_configuration_still_fits() {
     let mut node = Node::with(ROOMY);
     for number in 0..30u8 {
