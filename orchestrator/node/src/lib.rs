@@ -20,6 +20,7 @@
 //! * [`replica`]: execution and what is signed, without clock, files or sockets.
 //! * [`sign_state`]: what was signed, durable before a signature leaves.
 //! * [`store`], [`log_tree`]: the executed log and its RFC 6962 tree.
+//! * [`services`]: this node's replicas of ordered services, fed from the executed log.
 //! * [`node`]: sockets, threads and the order of effects.
 //! * [`api`], [`metrics`]: HTTP for this machine: JSON, OpenAPI, health, Prometheus.
 //! * [`config`], [`cli`], [`exit`], [`sd_notify`]: what an operator sees.
@@ -42,5 +43,6 @@ pub mod metrics;
 pub mod node;
 pub mod replica;
 pub mod sd_notify;
+pub mod services;
 pub mod sign_state;
 pub mod store;

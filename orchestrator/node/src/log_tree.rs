@@ -110,6 +110,44 @@ pub fn inclusion<E>(
     Ok(Some(path))
 }
 
+/// Proof that the first `old` of `new` leaves are a prefix of them, as `verify_consistency` takes it; none when there are fewer. Empty for an
+/// old size of zero and for equal sizes.
+///
+/// # Errors
+/// What `stored` says about a node that should be there.
+pub fn consistency<E>(
+    old: u64,
+    new: u64,
+    mut stored: impl FnMut(NodePlace) -> Result<Digest, E>,
+) -> Result<Option<Vec<Digest>>, E> {
+    if old > new {
+        return Ok(None);
+    }
+    let mut path = Vec::new();
+    if old == 0 {
+        return Ok(Some(path));
+    }
+    let mut range = 0..new;
+    // Whether the subtree at hand is the whole old tree, whose root the checker already has.
+    let mut known = true;
+    while old < range.end {
+        let middle = range.start + split(range.end - range.start);
+        if old <= middle {
+            path.push(range_root(middle..range.end, &mut stored)?);
+            range.end = middle;
+        } else {
+            path.push(range_root(range.start..middle, &mut stored)?);
+            range.start = middle;
+            known = false;
+        }
+    }
+    if !known {
+        path.push(range_root(range, &mut stored)?);
+    }
+    path.reverse();
+    Ok(Some(path))
+}
+
 /// Largest power of two below `leaves`, which is at least 2.
 fn split(leaves: u64) -> u64 {
     1 << (u64::BITS - 1 - (leaves - 1).leading_zeros())
@@ -136,7 +174,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::convert::Infallible;
 
-    use quorate_attest::merkle::{inclusion_proof, root as root_of};
+    use quorate_attest::merkle::{consistency_proof, inclusion_proof, root as root_of};
 
     use super::*;
 
@@ -155,6 +193,8 @@ mod tests {
             assert_eq!(Peaks::restore(size, stored).as_ref(), Ok(&peaks));
             assert_eq!((peaks.size(), peaks.root()), (size, root_of::<Sha256Tree>(&leaves)));
             for smaller in 0..=size {
+                let (proof, all) = (consistency(smaller, size, stored).unwrap(), &leaves[..size as usize]);
+                assert_eq!(proof, consistency_proof::<Sha256Tree>(all, smaller), "{smaller} of {size}");
                 for index in 0..smaller {
                     let path = inclusion_proof::<Sha256Tree>(&leaves[..smaller as usize], index);
                     assert_eq!(inclusion(index, smaller, stored).unwrap(), path, "{index} of {smaller}");

@@ -55,6 +55,8 @@ pub struct Metrics {
     /// VMs under management.
     pub vm_count: Number,
     migrations: Labelled,
+    service_entries: LabelledGauge,
+    service_stopped: LabelledGauge,
 }
 
 /// Buckets from 100 µs to 6.5 s.
@@ -86,6 +88,8 @@ impl Metrics {
             evidence: Labelled::default(),
             vm_count: Number::default(),
             migrations: Labelled::default(),
+            service_entries: LabelledGauge::default(),
+            service_stopped: LabelledGauge::default(),
         };
         metrics.register(endpoint);
         metrics
@@ -121,6 +125,13 @@ impl Metrics {
             ("migration", "Migrations, by result", &self.migrations),
         ];
         for (name, help, family) in counters {
+            registry.register(name, help, family.clone());
+        }
+        let gauges = [
+            ("service_entries", "Entries of a service's log executed here", &self.service_entries),
+            ("service_stopped", "1 if others contradict the replica of a service", &self.service_stopped),
+        ];
+        for (name, help, family) in gauges {
             registry.register(name, help, family.clone());
         }
         registry.register("queue_depth", "Entries waiting, by queue", self.queue_depth.clone());
@@ -168,6 +179,16 @@ impl Metrics {
     /// Counts the end of a migration.
     pub fn migration(&self, result: &str) {
         self.migrations.get_or_create(&[("result", result.to_owned())]).inc();
+    }
+
+    /// Sets how many entries of a service's log are executed.
+    pub fn service_executed(&self, service: &str, entries: u64) {
+        self.service_entries.get_or_create(&[("service", service.to_owned())]).set(entries);
+    }
+
+    /// Sets whether a service is not served because others contradict it.
+    pub fn service_stopped(&self, service: &str, stopped: bool) {
+        self.service_stopped.get_or_create(&[("service", service.to_owned())]).set(u64::from(stopped));
     }
 
     /// Sets how many entries wait in a queue.

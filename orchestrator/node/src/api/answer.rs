@@ -50,7 +50,13 @@ impl From<Refusal> for Failed {
             Refusal::NotFound { .. } => {
                 (StatusCode::NOT_FOUND, "look at /v1/status for what has been executed")
             }
-            Refusal::NoServices => (StatusCode::NOT_FOUND, "ask an orchestrator that hosts services"),
+            Refusal::NoServices | Refusal::UnknownService | Refusal::ReplyForgotten { .. } => {
+                (StatusCode::NOT_FOUND, "look at /v1/services, or ask another orchestrator")
+            }
+            Refusal::Query { .. } => (StatusCode::BAD_REQUEST, "ask what the service answers"),
+            Refusal::ServiceStopped { .. } | Refusal::Guest(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "ask another orchestrator")
+            }
             Refusal::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "ask for less"),
             Refusal::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "look at the log of this node"),
             Refusal::Transport(_) | Refusal::Log(_) => (

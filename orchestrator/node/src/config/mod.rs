@@ -4,6 +4,7 @@
 
 mod api_address;
 mod roots;
+mod services;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use api_address::ApiAddress;
 pub use roots::Roots;
 use roots::read_chain;
+pub use services::{Services, ServicesSection};
 
 /// What flags and the environment may override.
 #[derive(Clone, Debug, Default)]
@@ -92,12 +94,15 @@ pub struct Config {
     /// How long a node that left the group still answers questions, milliseconds.
     #[serde(default = "default_leave_grace_ms")]
     pub leave_grace_ms: u64,
+    /// This node's replicas of ordered services. Without it there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<ServicesSection>,
     /// Form of the log.
     #[serde(default, skip_serializing)]
     pub log: LogFormat,
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "name",
     "key_file",
     "cosigner_key_file",
@@ -114,6 +119,7 @@ const KEYS: [&str; 17] = [
     "waiters_max",
     "author_waiters_max",
     "leave_grace_ms",
+    "services",
     "log",
 ];
 
@@ -162,7 +168,8 @@ impl Config {
             &mut self.verifiers_file,
         ];
         let roots = self.roots.iter_mut().flat_map(Roots::files);
-        for path in relative.into_iter().chain(roots).chain(&mut self.epochs_dir) {
+        let services = self.services.iter_mut().flat_map(ServicesSection::files);
+        for path in relative.into_iter().chain(roots).chain(services).chain(&mut self.epochs_dir) {
             *path = base.join(&*path);
         }
         // What is given on the command line is relative to where the command runs.
@@ -204,6 +211,8 @@ impl Config {
             problems.extend(wrong_keys(&self.name, group, &keys));
             problems.extend(self.unreachable(group));
         }
+        let services = self.services.as_ref().map(|section| section.open(&self.name, &verifiers)).transpose();
+        let services = services.map_err(|wrong| problems.extend(wrong)).ok().flatten();
         let Some(known) = known.filter(|_| problems.is_empty()) else { return Err(problems) };
         let [vote_key, cosigner_key, transport_key] = keys;
         Ok(Loaded {
@@ -216,6 +225,7 @@ impl Config {
             vote_key,
             cosigner_key,
             transport_key,
+            services,
         })
     }
 
@@ -297,6 +307,8 @@ pub struct Loaded {
     pub cosigner_key: SecretKey,
     /// Key of the connections.
     pub transport_key: SecretKey,
+    /// What this node's replicas of services need.
+    pub services: Option<Services>,
 }
 
 fn read_group(key: &str, path: &Path) -> Result<GroupConfig, Problem> {

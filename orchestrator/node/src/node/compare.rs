@@ -4,7 +4,7 @@
 //! with the higher key dials carry heads: it sends its own and gets those of the other, so that one such connection serves both.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quorate_attest::encoding::to_bytes;
@@ -19,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::{EVIDENCE, Fatal, Refusal, Shared};
 use crate::exit;
 use crate::replica::heads::{Divergence, HeadComparison, Verdict};
+use crate::services::peers::{AskEntries, TOLD_BYTES_MAX, Told};
 
 /// Time between two comparisons.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -26,11 +27,27 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(5);
 
 wire_enum! {
-    /// What orchestrators tell each other about the executed log.
+    /// What orchestrators tell each other about the executed log and the services beside it.
     #[derive(Clone, Debug, PartialEq, Eq)]
     enum Compare {
         /// Heads that the sender cosigned.
         1 => Heads(CosignedHeads) <= ANSWER_BYTES_MAX,
+        /// A question about entries of a service's log.
+        2 => AskEntries(AskEntries) <= 64,
+        /// The answer to it.
+        3 => Told(Told) <= TOLD_BYTES_MAX,
+    }
+}
+
+/// The connections on which members compare, one for each, whoever made it. Each side may ask on it.
+#[derive(Debug, Default)]
+pub(super) struct Links(Mutex<BTreeMap<PublicKey, Connection>>);
+
+impl Links {
+    fn keep(&self, connection: &Connection) {
+        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|_, link| !link.is_closed());
+        links.insert(*connection.peer(), connection.clone());
     }
 }
 
@@ -102,15 +119,44 @@ impl Shared {
                 "another orchestrator cosigned another log"
             );
             let name = format!("head-{orchestrator}-{}", theirs.size);
-            if let Err(error) = self.data.write(EVIDENCE, &name, &to_bytes(divergence)) {
-                tracing::error!(%error, name, "evidence is not kept");
-            }
+            self.write_evidence(&name, &to_bytes(divergence));
+        }
+    }
+
+    /// Counts and keeps evidence.
+    pub(crate) fn keep_evidence(&self, kind: &str, name: &str, bytes: &[u8]) {
+        self.metrics.evidence(kind);
+        self.write_evidence(name, bytes);
+    }
+
+    fn write_evidence(&self, name: &str, bytes: &[u8]) {
+        if let Err(error) = self.data.write(EVIDENCE, name, bytes) {
+            tracing::error!(%error, name, "evidence is not kept");
+        }
+    }
+
+    /// Connections to other members on which questions can be asked.
+    pub(crate) fn links(&self) -> Vec<Connection> {
+        let links = self.links.0.lock().unwrap_or_else(PoisonError::into_inner);
+        links.values().filter(|link| !link.is_closed()).cloned().collect()
+    }
+
+    /// Asks another member about entries of a service.
+    pub(crate) async fn ask_entries(
+        connection: Connection,
+        asked: AskEntries,
+    ) -> Result<Told, TransportError> {
+        let mut exchange = connection.open().await?;
+        match exchange.ask::<Compare, Compare>(&Compare::AskEntries(asked)).await? {
+            Compare::Told(told) => Ok(told),
+            _ => Ok(Told::default()),
         }
     }
 }
 
-/// Answers a member that compares.
+/// Answers a member that compares, or with whom this node does.
 async fn answer(shared: Arc<Shared>, connection: Connection) {
+    shared.links.keep(&connection);
     while let Ok(exchange) = connection.accept().await {
         if let Ok(Err(error)) = timeout(LIMIT, answer_one(&shared, exchange)).await {
             tracing::debug!(peer = %connection.peer(), error_kind = error.kind(), "heads not compared: {error}");
@@ -119,14 +165,24 @@ async fn answer(shared: Arc<Shared>, connection: Connection) {
 }
 
 async fn answer_one(shared: &Shared, mut exchange: Exchange) -> Result<(), Refusal> {
-    let Some(Compare::Heads(theirs)) = exchange.recv().await? else { return Ok(()) };
-    exchange.send(&Compare::Heads(shared.own_heads()?)).await?;
-    shared.compare(exchange.peer(), &theirs)
+    match exchange.recv().await? {
+        Some(Compare::Heads(theirs)) => {
+            exchange.send(&Compare::Heads(shared.own_heads()?)).await?;
+            shared.compare(exchange.peer(), &theirs)
+        }
+        Some(Compare::AskEntries(asked)) => {
+            let told = shared.services().ok().map(|host| host.tell(&asked)).transpose()?;
+            exchange.send(&Compare::Told(told.unwrap_or_default())).await?;
+            Ok(())
+        }
+        Some(Compare::Told(_)) | None => Ok(()),
+    }
 }
 
 /// Compares with every member of a lower key until the task is ended.
 pub(super) async fn compare_all(shared: Arc<Shared>) {
     let mut connections: BTreeMap<PublicKey, Connection> = BTreeMap::new();
+    let mut answering = JoinSet::new();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -135,7 +191,7 @@ pub(super) async fn compare_all(shared: Arc<Shared>) {
         let lower = members.iter().filter(|member| member.transport_key < *shared.endpoint.public());
         for member in lower {
             let connection = connections.remove(&member.transport_key);
-            match timeout(LIMIT, compare_one(&shared, member, connection)).await {
+            match timeout(LIMIT, compare_one(&shared, member, connection, &mut answering)).await {
                 Ok(Ok(connection)) => drop(connections.insert(member.transport_key, connection)),
                 Ok(Err(error)) => {
                     tracing::debug!(peer = member.name, error_kind = error.kind(), "not compared: {error}");
@@ -147,16 +203,23 @@ pub(super) async fn compare_all(shared: Arc<Shared>) {
 }
 
 async fn compare_one(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     member: &Member,
     connection: Option<Connection>,
+    answering: &mut JoinSet<()>,
 ) -> Result<Connection, Refusal> {
     let connection = match connection.filter(|connection| !connection.is_closed()) {
         Some(connection) => connection,
-        None => shared.dial(member).await?,
+        None => {
+            let connection = shared.dial(member).await?;
+            while answering.try_join_next().is_some() {}
+            answering.spawn(answer(Arc::clone(shared), connection.clone()));
+            connection
+        }
     };
     let mut exchange = connection.open().await?;
-    let Compare::Heads(theirs) = exchange.ask(&Compare::Heads(shared.own_heads()?)).await?;
-    shared.compare(&member.transport_key, &theirs)?;
+    if let Compare::Heads(theirs) = exchange.ask(&Compare::Heads(shared.own_heads()?)).await? {
+        shared.compare(&member.transport_key, &theirs)?;
+    }
     Ok(connection)
 }

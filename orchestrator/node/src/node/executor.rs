@@ -113,6 +113,9 @@ impl Executor {
             Effect::Persist(batch) => {
                 shared.store.commit(&batch)?;
                 self.unsynced = true;
+                if let Some(last) = batch.entries.last() {
+                    shared.applied.send_replace(last.receipt.log_size);
+                }
                 if batch.snapshot.is_some() {
                     self.sync()?;
                 }

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use quorate_agreement::{ConsensusLog, OrderedLog, SubmitError};
@@ -36,6 +36,7 @@ use quorate_attest::key::SecretKey;
 use quorate_transport::{Endpoint, Role};
 use quorate_verifier::sign_log::{DataDir, FileStorage};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use refusal::Refusal;
@@ -48,6 +49,7 @@ use crate::config::{ApiAddress, Loaded};
 use crate::exit;
 use crate::metrics::SharedMetrics;
 use crate::replica::{Replica, ReplicaError};
+use crate::services::{Parts, ServiceHost};
 use crate::sign_state::SignJournal;
 use crate::store::{Store, StoreError};
 use compare::Comparison;
@@ -100,6 +102,10 @@ pub(crate) struct Shared {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) metrics: SharedMetrics,
     pub(crate) leaving: AtomicBool,
+    /// Entries executed and in the file.
+    pub(crate) applied: watch::Sender<u64>,
+    services: OnceLock<Arc<ServiceHost>>,
+    links: compare::Links,
     replica: RwLock<Replica>,
     journal: Mutex<SignJournal<FileStorage>>,
     directory: Arc<StateDirectory>,
@@ -140,6 +146,27 @@ impl Shared {
         if let Err(error) = self.journal().stop(&fatal.kind) {
             tracing::error!(error_kind = error.kind(), %error, "the safety stop is not recorded");
         }
+    }
+
+    /// The replicas of services on this node.
+    pub(crate) fn services(&self) -> Result<&Arc<ServiceHost>, Refusal> {
+        self.services.get().ok_or(Refusal::NoServices)
+    }
+
+    /// Signs what this orchestrator itself has ordered.
+    pub(crate) fn vote_key(&self) -> &SecretKey {
+        &self.vote_key
+    }
+
+    /// Has an operation of this node ordered, without waiting for it.
+    pub(crate) async fn submit_own(&self, operation: Vec<u8>) -> Result<(), Refusal> {
+        self.rules.is_signed(&operation);
+        self.submit(operation).await
+    }
+
+    /// Ends the node: a file cannot be read or written.
+    pub(crate) fn storage_failed(&self, error: StoreError) {
+        self.end(error.into());
     }
 
     fn end(&self, fatal: Fatal) {
@@ -200,7 +227,15 @@ impl Node {
     /// # Errors
     /// `DataDirLocked`, `SignStateMissing`, `WalCorrupt`, storage and socket errors; the reason of a safety stop.
     pub async fn start(loaded: Loaded) -> Result<Self, StartError> {
-        start::start(loaded).await
+        start::start(loaded, None).await
+    }
+
+    /// As [`Node::start`], with other guests and another signer than those that the configuration names.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_with(loaded: Loaded, services: Parts) -> Result<Self, StartError> {
+        start::start(loaded, Some(services)).await
     }
 
     /// Where it listens.

@@ -34,6 +34,30 @@ pub enum Refusal {
     /// The configuration has no section `services`.
     #[error("no services run beside this orchestrator")]
     NoServices,
+    /// There is no such service, or no replica of it here.
+    #[error("no such service has a replica here")]
+    UnknownService,
+    /// The replica contradicts others.
+    #[error("{detail}")]
+    ServiceStopped {
+        /// What is known about it.
+        detail: String,
+    },
+    /// The guest gives no answer.
+    #[error(transparent)]
+    Guest(crate::services::guest::GuestError),
+    /// The guest refuses a question.
+    #[error("the guest answered status {status}")]
+    Query {
+        /// One of [`quorate_attest::request::status`].
+        status: u16,
+    },
+    /// The reply is older than those that are kept.
+    #[error("the reply of entry {number} is not kept any more")]
+    ReplyForgotten {
+        /// Number of the entry.
+        number: u64,
+    },
     /// The answer would be too long.
     #[error("an answer of {got} bytes is over the limit of {limit}")]
     TooLarge {
@@ -62,7 +86,12 @@ impl Refusal {
             Self::Verify(error) => error.kind(),
             Self::Control(failure) => failure.kind(),
             Self::QueueFull(_) => "QueueFull",
-            Self::NotFound { .. } | Self::NoServices => "NotFound",
+            Self::NotFound { .. } | Self::NoServices | Self::UnknownService | Self::ReplyForgotten { .. } => {
+                "NotFound"
+            }
+            Self::ServiceStopped { .. } => "ServiceStopped",
+            Self::Guest(_) => "Busy",
+            Self::Query { .. } => "RequestRefused",
             Self::TooLarge { .. } => "MessageTooLarge",
             Self::Store(error) => error.kind(),
             Self::Transport(error) => error.kind(),

@@ -13,6 +13,7 @@ use quorate_ordering::protocol::{
     FromOrchestrator, NotYet, Prove, Proved, Question, Refused, Submit, Tail, TailEntry, ToOrchestrator,
     Told,
 };
+use quorate_ordering::services::{ServiceAnswer, ServiceNamed};
 use quorate_transport::{Connection, Exchange, TransportError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -76,7 +77,10 @@ impl Shared {
                 self.prove(index, size).await.map(FromOrchestrator::from)
             }
             ToOrchestrator::Question(question) => self.tell(&question).map(FromOrchestrator::from),
-            ToOrchestrator::Service(_) | ToOrchestrator::ServiceNamed(_) => Err(Refusal::NoServices),
+            ToOrchestrator::Service(ask) => self.tell_of_service(ask).await,
+            ToOrchestrator::ServiceNamed(ServiceNamed { name }) => {
+                self.service_named(&name).map(|info| ServiceAnswer::Info(info).into())
+            }
         };
         answer.unwrap_or_else(|refusal| {
             self.metrics.refused(refusal.kind());

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use quorate_agreement::{Config as LogConfig, ConsensusLog, LogError, OrderedLog};
 use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::{GroupConfig, Member};
+use quorate_attest::key::SecretKey;
 use quorate_control::Which;
+use quorate_signer::SignerClient;
 use quorate_transport::{Endpoint, Limits, Role, TransportError};
 use quorate_verifier::sign_log::{DataDir, SignLogError};
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::directory::StateDirectory;
@@ -21,10 +24,13 @@ use super::order_rules::Rules;
 use super::waiters::{WaiterLimits, Waiters};
 use super::{Node, Shared, compare, epochs, executor, status};
 use crate::api::Listener;
-use crate::config::Loaded;
+use crate::config::{Loaded, Services};
 use crate::exit;
 use crate::metrics::Metrics;
 use crate::replica::{Replica, ReplicaError, Signer};
+use crate::services::guest::{FindVm, HostGuests};
+use crate::services::store::ServiceStore;
+use crate::services::{Parts, ServiceHost};
 use crate::sign_state::{Identity, Promises, SignJournal};
 use crate::store::{Store, StoreError, View};
 
@@ -36,6 +42,8 @@ const IDLE: Duration = Duration::from_secs(3);
 const STORE_FILE: &str = "executed.redb";
 /// Folder of the ordered log in the data directory.
 const LOG_FOLDER: &str = "log";
+/// File of the services in the data directory.
+const SERVICES_FILE: &str = "services.redb";
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +201,7 @@ fn catch_up<S: quorate_verifier::sign_log::Storage>(
 }
 
 /// See [`Node::start`].
-pub(super) async fn start(loaded: Loaded) -> Result<Node, StartError> {
+pub(super) async fn start(loaded: Loaded, services: Option<Parts>) -> Result<Node, StartError> {
     let Files { data, journal, store, replica } = Files::open(&loaded)?;
     let chain = newest(&loaded.known, &replica);
     let directory = Arc::new(StateDirectory::default());
@@ -223,6 +231,9 @@ pub(super) async fn start(loaded: Loaded) -> Result<Node, StartError> {
         waiters: Waiters::new(limits),
         metrics: Arc::new(Metrics::new(endpoint.clone())),
         leaving: AtomicBool::new(false),
+        applied: watch::Sender::new(replica.applied()),
+        services: OnceLock::new(),
+        links: compare::Links::default(),
         replica: RwLock::new(replica),
         journal: Mutex::new(journal),
         directory,
@@ -237,12 +248,45 @@ pub(super) async fn start(loaded: Loaded) -> Result<Node, StartError> {
         fatal,
     });
     let mut tasks = JoinSet::new();
+    start_services(
+        &shared,
+        services.or_else(|| parts(&loaded.services, &loaded.transport_key, &shared)),
+        &mut tasks,
+    )?;
     executor::start(&shared, entries, &mut tasks)?;
     let leave_grace = Duration::from_millis(loaded.config.leave_grace_ms);
     tasks.spawn(epochs::follow(Arc::clone(&shared), begun, leave_grace));
     tasks.spawn(compare::compare_all(Arc::clone(&shared)));
     tasks.spawn(status::watch(Arc::clone(&shared)));
     Ok(Node { shared, address, listener, fatal: ended, tasks })
+}
+
+/// What the configuration says about services, if it does.
+fn parts(services: &Option<Services>, key: &SecretKey, shared: &Arc<Shared>) -> Option<Parts> {
+    let Services { group, replica, signer, hosts, timed } = services.as_ref()?;
+    let shared = Arc::downgrade(shared);
+    let find: FindVm = Arc::new(move |name| shared.upgrade()?.replica().control().vm_named(name));
+    Some(Parts {
+        group: Arc::clone(group),
+        replica: *replica,
+        guests: Arc::new(HostGuests::new(key, hosts.clone(), find)),
+        signer: Arc::new(SignerClient::new(signer)),
+        timed: timed.clone(),
+    })
+}
+
+fn start_services(
+    shared: &Arc<Shared>,
+    parts: Option<Parts>,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), StartError> {
+    let Some(parts) = parts else { return Ok(()) };
+    let store = ServiceStore::open(&shared.data.path().join(SERVICES_FILE))?;
+    let host = Arc::new(ServiceHost::new(parts, store)?);
+    host.start(shared, tasks);
+    // Nobody else sets it.
+    let _ = shared.services.set(host);
+    Ok(())
 }
 
 /// What the files tell of the group, or what the executed log tells if that is newer.
