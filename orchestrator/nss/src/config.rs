@@ -106,9 +106,4 @@ mod tests {
             assert_eq!(Config::parse(bad), None, "{bad:?}");
         }
     }
-
-    #[test]
-    fn test_path_of_the_file_is_the_documented_one_unless_built_otherwise() {
-        assert_eq!(FILE, option_env!("QUORATE_NSS_CONFIG").unwrap_or("/etc/quorate/nss.conf"));
-    }
 }
