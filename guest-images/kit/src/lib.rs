@@ -3,7 +3,7 @@
 //! # What it is for
 //!
 //! A service implements [`Service`]; [`Replica`] is the deterministic state machine around it that runs in the guest of
-//! every replica, and [`guest_main!`] makes a guest program of it. `docs/tutorial-service.md` builds one.
+//! every replica, and `guest_main!` makes a guest program of it. `docs/tutorial-service.md` builds one.
 //!
 //! ```text
 //! orchestrator ──wrapped Input──▶ Replica ──▶ Genesis, Apply: envelope ▶ once ▶ Service::apply ▶ one tree update

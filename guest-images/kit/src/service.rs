@@ -42,7 +42,8 @@ pub trait Service {
     /// One of [`status`](crate::status).
     fn apply(state: &mut State<'_>, call: &Call<'_>) -> Result<Vec<u8>, u16>;
 
-    /// Service time has advanced: what was to end by now ends, a bounded number of things at a time.
+    /// Service time has advanced: what was to end by now ends, a bounded number of things at a time. Changes over
+    /// the budget of one request are not made.
     fn tick(state: &mut State<'_>, number: u64, time_ms: u64) {
         let _ = (state, number, time_ms);
     }

@@ -3,6 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use proptest::prelude::*;
 use quorate_attest::encoding::{Bounded, to_bytes};
 use quorate_attest::request::{BODY_LIMIT, status};
 use quorate_attest::service::{Answer, Applied, Genesis, Input, Output, Query, StateEntry};
@@ -200,5 +201,47 @@ fn a_state_over_the_budget_of_the_new_machine_is_refused() {
             .take_while(|o| *o == taken(0))
             .collect();
         assert!(outputs.len() < parts.len());
+    }
+}
+
+/// One of some requests, votes and garbage.
+fn step() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        4 => (0u16..5, 1u64..9, 1u8..6, any::<u8>())
+            .prop_map(|(client, sequence, key, value)| put(client, sequence, &[key], &[value]).encoded()),
+        1 => (0u16..5, 1u64..9).prop_map(|(client, sequence)| request(client, sequence, op::CLEAR, vec![]).encoded()),
+        1 => (0u16..5, 1u64..9).prop_map(|(client, sequence)| request(client, sequence, op::TIME, vec![]).encoded()),
+        2 => (0u16..7, 1u64..50).prop_map(|(number, time)| tick(number, time).encoded()),
+        1 => proptest::collection::vec(any::<u8>(), 0..9),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn after_any_history_an_imported_state_in_any_parts_has_the_same_root_and_the_same_future(
+        history in proptest::collection::vec(step(), 0..40),
+        future in proptest::collection::vec(step(), 1..20),
+        cuts in proptest::collection::vec(1usize..6, 60),
+    ) {
+        let (mut from, mut to) = (Node::new(), Node::empty(1, LIMITS));
+        from.apply(&history);
+        let (number, commitment) = (from.replica.next(), from.commitment());
+        let entries: Vec<StateEntry> = parts(&mut from).concat();
+        let mut rest = &entries[..];
+        for cut in cuts {
+            let (part, behind) = rest.split_at(cut.min(rest.len()));
+            if part.is_empty() {
+                break;
+            }
+            let complete = behind.is_empty().then_some(commitment);
+            let expected = taken(if behind.is_empty() { number } else { 0 });
+            prop_assert_eq!(to.feed(&import(number, part.to_vec(), complete)), expected);
+            rest = behind;
+        }
+        prop_assert_eq!(to.replica.state(), from.replica.state());
+        prop_assert_eq!(to.apply(&future), from.apply(&future));
+        prop_assert_eq!(to.replica.state(), from.replica.state());
     }
 }
