@@ -161,10 +161,13 @@ impl Node {
             }
             std::future::pending().await
         };
-        tokio::select! {
+        let ended = tokio::select! {
             () = shutdown => Ok(()),
             error = failed => Err(error),
-        }
+        };
+        // Sockets that are files go with their tasks.
+        tasks.shutdown().await;
+        ended
     }
 }
 

@@ -86,7 +86,6 @@ impl Etcd {
     }
 
     /// The routes of all services of the protocol.
-    #[must_use]
     pub fn routes(&self) -> axum::Router {
         macro_rules! bounded {
             ($server:ident) => {

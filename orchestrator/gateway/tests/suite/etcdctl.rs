@@ -11,7 +11,7 @@ use crate::fixture::Gateway;
 
 fn command(gateway: &Gateway, arguments: &[&str]) -> Command {
     let mut command = Command::new("etcdctl");
-    command.env("ETCDCTL_API", "3").arg(format!("--endpoints=http://{}", gateway.address)).args(arguments);
+    command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", gateway.address)).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
@@ -58,7 +58,7 @@ async fn etcdctl_puts_gets_and_deletes() {
     );
     assert_eq!(ok(&gateway, &["get", "--from-key", "--keys-only", "/web/2"]).await, "/web/2\n\n");
     assert_eq!(ok(&gateway, &["get", "--consistency=s", "/db"]).await, "/db\n10.0.0.9:5432\n");
-    let fields = ok(&gateway, &["get", "--prefix", "--count-only", "--write-out=fields", ""]).await;
+    let fields = ok(&gateway, &["get", "--prefix", "--keys-only", "--write-out=fields", ""]).await;
     assert!(fields.contains("\"Count\" : 3"), "{fields}");
     assert_eq!(ok(&gateway, &["put", "--prev-kv", "/db", "new"]).await, "OK\n/db\n10.0.0.9:5432\n");
     assert_eq!(ok(&gateway, &["del", "--prev-kv", "/db"]).await, "1\n/db\nnew\n");
@@ -123,13 +123,18 @@ async fn etcdctl_watches_from_a_revision() {
 #[tokio::test(flavor = "multi_thread")]
 async fn etcdctl_finds_the_endpoint_healthy_while_a_quorum_answers() {
     let gateway = Gateway::new().await;
-    let address = format!("http://{}", gateway.address);
-    let (code, out, error) = run(&gateway, &["endpoint", "health"]).await;
-    assert!(code == 0 && format!("{out}{error}").contains(&format!("{address} is healthy")), "{out}{error}");
+    let (address, url) = (gateway.address.to_string(), format!("http://{}", gateway.address));
+    for endpoint in [&address, &url] {
+        let (code, out, error) = run(&gateway, &["endpoint", "health", "--endpoints", endpoint]).await;
+        assert!(
+            code == 0 && format!("{out}{error}").contains(&format!("{endpoint} is healthy")),
+            "{out}{error}"
+        );
+    }
     let status = ok(&gateway, &["endpoint", "status"]).await;
     assert!(status.starts_with(&format!("{address}, 9, 3.4.0,")), "{status}");
     let members = ok(&gateway, &["member", "list"]).await;
-    assert_eq!(members, format!("9, started, quorate-gateway, , {address}, false\n"));
+    assert_eq!(members, format!("9, started, quorate-gateway, , {url}, false\n"));
     gateway.registry.silence(2);
     let (code, out, error) = run(&gateway, &["--command-timeout=1s", "endpoint", "health"]).await;
     assert!(code != 0 && format!("{out}{error}").contains("is unhealthy"), "{out}{error}");

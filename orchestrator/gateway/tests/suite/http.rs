@@ -7,8 +7,10 @@ use std::sync::Arc;
 use quorate_gateway::backend::Shared;
 use quorate_gateway::http::{Sources, routes};
 use quorate_gateway::listen::{Listener, Protocol};
+use quorate_gateway::proofs::{Proofs, Recorded};
 use quorate_registry::Registry;
 use quorate_registry::endpoint::{Endpoint, Endpoints};
+use quorate_services::AnswerProof;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -167,6 +169,23 @@ async fn without_a_quorum_lists_are_unavailable_and_never_empty() {
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((status, &body["error_kind"]), (503, &json!("QuorumUnreachable")), "{path}");
     }
+}
+
+#[tokio::test]
+async fn proof_of_the_newest_answer_can_be_had_from_the_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let proofs = Arc::new(Proofs::open(folder.path(), 8).unwrap());
+    let recorded = Recorded::new("registry", discovered() as Shared, Arc::clone(&proofs));
+    let sources =
+        Sources { registry: Some(Arc::new(recorded)), uids: None, proofs: Some(Arc::clone(&proofs)) };
+    let server = Server::new(sources).await;
+    assert_eq!(server.get("/proofs/newest").await.0, 404, "nothing was answered yet");
+    server.text("/prometheus/sd?prefix=eu/").await;
+    let (status, head, body) = server.get("/proofs/newest").await;
+    assert_eq!(status, 200);
+    assert!(head.contains("content-type: application/octet-stream"), "{head}");
+    assert_eq!(body, *proofs.newest().unwrap());
+    assert!(body.starts_with(&AnswerProof::MAGIC));
 }
 
 #[tokio::test]
