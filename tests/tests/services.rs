@@ -118,7 +118,7 @@ async fn a_replica_that_differs_from_the_others_stops_serving_and_says_why() {
         if stopped["stopped"].is_null() { Err(shown) } else { Ok(stopped) }
     })
     .await;
-    assert_eq!(shown["stopped"]["error_kind"], "ReplayDivergence", "{shown}");
+    assert_eq!(shown["stopped"]["error_kind"], "ServiceStopped", "{shown}");
     let evidence = serving.cluster.data_dir("orchestrator-1").join("evidence");
     let kept = std::fs::read_dir(evidence).unwrap().count();
     assert!(kept > 0, "what the others signed is kept");
