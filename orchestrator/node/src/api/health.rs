@@ -85,7 +85,19 @@ pub(super) async fn ready(
             format!("{} of {} others", status.connected, status.members - 1),
         ),
         ("log-synced", status.synced, format!("{} of {} entries executed", status.applied, status.entries)),
+        services(&shared),
         ("disk", sync < SYNC_TIME_MAX, format!("a sync takes {sync:?}")),
     ];
     verdict(checks, query.as_deref())
+}
+
+/// A guest that does not answer is its host's trouble; a replica that contradicts others is not to be asked.
+fn services(shared: &Shared) -> (&'static str, bool, String) {
+    let all = shared.services().map(|host| host.all()).unwrap_or_default();
+    let stopped: Vec<_> = all.iter().filter_map(|running| running.stopped()).map(|why| why.detail).collect();
+    let detail = match stopped.as_slice() {
+        [] => format!("{} replicas, none contradicted", all.len()),
+        some => some.join("; "),
+    };
+    ("services", stopped.is_empty(), detail)
 }

@@ -19,8 +19,8 @@ use utoipa::OpenApi;
 
 pub use health::{Check, Readiness};
 pub use model::{
-    ApiError, Group, GroupMember, Groups, Log, LogEntry, Migration, Migrations, Proof, SignedDecision,
-    SignedReceipt, SubmitOperation, Vm, Vms,
+    ApiError, Group, GroupMember, Groups, Log, LogEntry, Migration, Migrations, Proof, Service, Services,
+    SignedDecision, SignedReceipt, SubmitOperation, Vm, Vms,
 };
 pub use server::Listener;
 
@@ -44,6 +44,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
         routes::vm,
         routes::migrations,
         routes::groups,
+        routes::services,
+        routes::service,
         routes::log,
         routes::proof,
         routes::status,
@@ -70,6 +72,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/vms/{id}", get(routes::vm))
         .route("/v1/migrations", get(routes::migrations))
         .route("/v1/groups", get(routes::groups))
+        .route("/v1/services", get(routes::services))
+        .route("/v1/services/{name}", get(routes::service))
         .route("/v1/log", get(routes::log))
         .route("/v1/log/{index}/proof", get(routes::proof))
         .route("/v1/status", get(routes::status))

@@ -82,6 +82,38 @@ pub struct Migrations {
     pub migrations: Vec<Migration>,
 }
 
+/// An ordered service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Service {
+    /// Identity: digest of the specification.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Digest of the image that executes the next entry.
+    pub image: String,
+    /// Memory of each replica's guest, bytes.
+    pub memory_bytes: u64,
+    /// Entry of the log that created it.
+    pub created: u64,
+    /// Numbers given out.
+    pub ordered: u64,
+    /// Entries executed by this node's replica, if it has one.
+    pub executed: Option<u64>,
+    /// Index of that replica.
+    pub replica: Option<u16>,
+    /// Why that replica does not go on, if it does not.
+    pub stopped: Option<String>,
+}
+
+/// All ordered services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Services {
+    /// Entries of the log executed.
+    pub applied: u64,
+    /// In ascending order of their ids.
+    pub services: Vec<Service>,
+}
+
 /// A member of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GroupMember {

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use base64ct::{Base64, Encoding};
 use quorate_attest::encoding::Bounded;
-use quorate_attest::id::VmId;
+use quorate_attest::id::{ServiceId, VmId};
 use quorate_attest::key::PublicKey;
 use quorate_attest::operation::Operation;
 use quorate_control::{Command, Control, Which};
@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use super::ANSWER_TIMEOUT;
 use super::answer::Failed;
 use super::model::{
-    ApiError, Groups, Log, LogEntry, LogQuery, Migration, Migrations, Proof, ProofQuery, SignedReceipt,
-    SubmitOperation, Vm, Vms,
+    ApiError, Groups, Log, LogEntry, LogQuery, Migration, Migrations, Proof, ProofQuery, Service, Services,
+    SignedReceipt, SubmitOperation, Vm, Vms,
 };
 use crate::node::{NodeStatus, Shared, phase_name};
 
@@ -97,6 +97,49 @@ pub(super) async fn groups(State(shared): Node) -> Json<Groups> {
         orchestrators: group(Which::Orchestrators),
         verifiers: group(Which::Verifiers),
     })
+}
+
+/// All ordered services.
+#[utoipa::path(get, path = "/v1/services", responses((status = 200, body = Services)))]
+pub(super) async fn services(State(shared): Node) -> Json<Services> {
+    let replica = shared.replica();
+    let services =
+        replica.control().services().map(|(id, service)| of_service(&shared, id, service)).collect();
+    Json(Services { applied: replica.applied(), services })
+}
+
+/// One ordered service.
+#[utoipa::path(get, path = "/v1/services/{name}", params(("name" = String, Path, description = "Name of the service")),
+    responses((status = 200, body = Service), (status = 400, body = ApiError), (status = 404, body = ApiError)))]
+pub(super) async fn service(
+    State(shared): Node,
+    path: Result<Path<String>, PathRejection>,
+) -> Answer<Service> {
+    let Path(name) = path?;
+    let replica = shared.replica();
+    let control = replica.control();
+    let found = control.service_named(&name).and_then(|id| Some((id, control.service(&id)?)));
+    let missing = || Failed::not_found(format!("service {name} is not in the registry"));
+    let (id, service) = found.ok_or_else(missing)?;
+    Ok(Json(of_service(&shared, &id, service)))
+}
+
+fn of_service(shared: &Shared, id: &ServiceId, service: &quorate_control::Service) -> Service {
+    let host = shared.services().ok();
+    let running = host.and_then(|host| host.running(id));
+    let executed = running.as_ref().map(|running| *running.executed.borrow());
+    let stopped = running.and_then(|running| running.stopped().or_else(|| running.stuck()));
+    Service {
+        id: id.to_string(),
+        name: service.record.spec.name.clone(),
+        image: service.image_at(executed.unwrap_or(service.progress.ordered)).0.to_string(),
+        memory_bytes: service.record.spec.memory_bytes,
+        created: service.record.created,
+        ordered: service.progress.ordered,
+        executed,
+        replica: executed.and(host).map(|host| host.parts.replica),
+        stopped: stopped.map(|why| format!("{}: {}", why.kind, why.detail)),
+    }
 }
 
 /// Entries of the log with what became of them.

@@ -16,6 +16,8 @@ fn the_document_describes_every_path_and_every_schema_it_refers_to() {
         "/v1/log/{index}/proof",
         "/v1/migrations",
         "/v1/operations",
+        "/v1/services",
+        "/v1/services/{name}",
         "/v1/status",
         "/v1/vms",
         "/v1/vms/{id}",

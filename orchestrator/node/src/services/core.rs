@@ -75,7 +75,7 @@ pub struct Done {
     pub receipt: ServiceReceipt,
     /// This replica's signature; none if the signer has signed something else about this number.
     pub signature: Option<Signature>,
-    /// The encoded reply.
+    /// The encoded reply; empty if it is not known any more.
     pub reply: Vec<u8>,
 }
 
@@ -126,7 +126,7 @@ pub enum Event {
     /// What others say about one entry that was executed here.
     Compared {
         /// What this replica says.
-        ours: SignedReceipt,
+        ours: Box<SignedReceipt>,
         /// What they say.
         theirs: Vec<SignedReceipt>,
     },
@@ -147,7 +147,7 @@ pub enum Effect {
         /// Image: how many preceded it.
         version: usize,
         /// The input.
-        input: Input,
+        input: Box<Input>,
     },
     /// Bring the state of the image before to the guest of this one.
     Upgrade {
@@ -240,7 +240,7 @@ impl Core {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         match (phase, event) {
             (Phase::Idle, Event::Wake) => self.fetch(self.next),
-            (Phase::Idle, Event::Compared { ours, theirs }) => self.compared(ours, &theirs),
+            (Phase::Idle, Event::Compared { ours, theirs }) => self.compared(*ours, &theirs),
             (Phase::Fetching, Event::Fetched(entries)) => self.feed(entries),
             (Phase::Feeding(entries), Event::Output(Output::Applied(applied))) => {
                 self.applied(entries, applied)
@@ -299,7 +299,7 @@ impl Core {
             },
         };
         self.phase = Phase::Feeding(entries);
-        vec![Effect::Feed { version, input }]
+        vec![Effect::Feed { version, input: Box::new(input) }]
     }
 
     fn applied(&mut self, entries: Vec<Entry>, applied: Applied) -> Vec<Effect> {
@@ -415,8 +415,9 @@ impl Core {
         let reply = about().map(|entry| &entry.reply).find(|reply| {
             let digest: Digest = Sha256::digest(reply).into();
             digest == receipt.result
-        })?;
-        Some((receipt, reply.clone()))
+        });
+        // Of an old entry nobody keeps it any more.
+        Some((receipt, reply.cloned().unwrap_or_default()))
     }
 
     /// The receipts of others that are signed by whom they name, grouped by what they say, at most one of each replica.

@@ -136,7 +136,9 @@ impl ServiceStore {
                 let key = key(service, done.receipt.number);
                 let stored = StoredReceipt { receipt: done.receipt, signature: done.signature };
                 entries.insert(&key[..], &to_bytes(&stored)[..])?;
-                replies.insert(&key[..], &done.reply[..])?;
+                if !done.reply.is_empty() {
+                    replies.insert(&key[..], &done.reply[..])?;
+                }
             }
             if let Some(oldest) =
                 batch.entries.last().and_then(|done| done.receipt.log_size.checked_sub(REPLIES_KEPT))

@@ -134,7 +134,7 @@ impl Task {
             let Some(stored) = stored else { return Ok(()) };
             let signature = stored.signature.unwrap_or(Signature::NONE);
             let ours = SignedReceipt { replica: self.host.parts.replica, receipt: stored.receipt, signature };
-            self.cycle(Event::Compared { ours, theirs }).await
+            self.cycle(Event::Compared { ours: Box::new(ours), theirs }).await
         };
         if let Err(error) = result.await {
             self.shared.storage_failed(error);

@@ -3,8 +3,7 @@
 use quorate_attest::encoding::Bounded;
 use quorate_attest::id::{ImageDigest, Nonce};
 use quorate_attest::key::SecretKey;
-use quorate_attest::service::{Answer, Genesis, Input, Output, Query, StateEntry};
-use quorate_attest::state_tree::StateCommitment;
+use quorate_attest::service::{Input, Output, Query};
 use quorate_attest::vm::{InputPolicy, OutputPolicy, VmSpec};
 use quorate_counter::Counter;
 use quorate_kit::{Limits, Replica, wire};
@@ -13,7 +12,6 @@ use quorate_kit::{Limits, Replica, wire};
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     replica: Replica<Counter>,
-    memory_bytes: u64,
     broken: bool,
 }
 
@@ -35,7 +33,7 @@ impl Machine {
         };
         let mut replica = Replica::new(Limits::for_machine(memory_bytes, memory_bytes / 2).unwrap());
         assert!(replica.handle(&wire::vm_input(&spec)).is_empty());
-        Self { replica, memory_bytes, broken: false }
+        Self { replica, broken: false }
     }
 
     pub fn feed(&mut self, input: &Input) -> Output {
@@ -60,27 +58,5 @@ impl Machine {
     /// From now on its states are wrong.
     pub fn corrupt(&mut self) {
         self.broken = true;
-    }
-
-    pub fn export(&self) -> (Vec<StateEntry>, StateCommitment) {
-        let Output::Answered { state, answer, .. } = self.query(&Query::Export { after: Vec::new() }) else {
-            panic!("not exported");
-        };
-        match *answer {
-            Answer::Entries { entries, more: false } => (entries, state),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    pub fn import(
-        &mut self,
-        genesis: &Genesis,
-        number: u64,
-        (entries, state): (Vec<StateEntry>, StateCommitment),
-    ) {
-        *self = Self::new(self.memory_bytes);
-        let genesis = genesis.clone();
-        let part = Input::Import { genesis, number, entries, complete: Some(state) };
-        assert!(matches!(self.feed(&part), Output::Applied(_)));
     }
 }

@@ -5,4 +5,5 @@ mod epochs;
 mod http;
 mod lifecycle;
 mod openapi;
+mod services;
 mod survival;

@@ -7,7 +7,7 @@ use quorate_attest::group::{HASH_SHA256, Member};
 use quorate_attest::id::{Epoch, GroupId, ImageDigest, Nonce};
 use quorate_attest::key::SecretKey;
 use quorate_attest::request::{Call, Request, status};
-use quorate_attest::service::ServiceSpec;
+use quorate_attest::service::{Answer, Query, ServiceSpec, StateEntry};
 
 use super::*;
 use crate::services::testing::Machine;
@@ -84,6 +84,16 @@ struct World {
 
 struct Killed;
 
+fn export(machine: &Machine) -> (Vec<StateEntry>, StateCommitment) {
+    let Output::Answered { state, answer, .. } = machine.query(&Query::Export { after: Vec::new() }) else {
+        panic!("not exported");
+    };
+    match *answer {
+        Answer::Entries { entries, more: false } => (entries, state),
+        other => panic!("{other:?}"),
+    }
+}
+
 impl World {
     fn new(replica: u16) -> Self {
         Self {
@@ -149,10 +159,11 @@ impl World {
                 Some(Event::Output(machine.feed(&input)))
             }
             Effect::Upgrade { version, number } => {
-                let state = self.machines[&(version - 1)].export();
+                let (entries, state) = export(&self.machines[&(version - 1)]);
                 let machine =
                     self.machines.entry(version).or_insert_with(|| Machine::new(genesis().spec.memory_bytes));
-                machine.import(&genesis(), number, state);
+                let part = Input::Import { genesis: genesis(), number, entries, complete: Some(state) };
+                assert!(matches!(machine.feed(&part), Output::Applied(_)));
                 Some(Event::Imported)
             }
             Effect::Sign(receipts) => {
@@ -309,6 +320,24 @@ fn lost_results_are_not_taken_from_a_single_replica_nor_from_liars() {
 }
 
 #[test]
+fn a_replica_that_lost_its_file_is_told_everything_by_others_also_where_replies_are_forgotten() {
+    let want = honest(20);
+    let (mut world, _) = World::settled(0, 20);
+    world.file.clear();
+    let told = |number: usize, replica: u16| {
+        let SignedReceipt { receipt, signature, .. } = truth(&want[number].receipt, replica);
+        let reply = if number < 8 { Vec::new() } else { want[number].reply.clone() };
+        ExecutedEntry { replica, receipt, signature, reply }
+    };
+    world.peers = (0..20).flat_map(|number| [told(number, 1), told(number, 2)]).collect();
+    let mut core = world.core();
+    assert!(world.settle(&mut core).is_ok());
+    assert_eq!(receipts(&world.file), receipts(&want));
+    assert!(world.file[8..].iter().zip(&want[8..]).all(|(ours, theirs)| ours.reply == theirs.reply));
+    assert!(world.file.iter().all(|done| done.signature.is_some()));
+}
+
+#[test]
 fn a_guest_that_went_back_to_a_slot_is_led_to_the_same_state_and_nothing_is_signed_twice() {
     let (mut world, mut core) = World::settled(0, 20);
     let slot = World::settled(0, 9).0.machines;
@@ -329,7 +358,7 @@ fn a_guest_that_went_back_to_a_slot_is_led_to_the_same_state_and_nothing_is_sign
 fn f_liars_do_not_stop_an_honest_replica_and_f_plus_1_do() {
     let (mut world, mut core) = World::settled(0, 10);
     let ours = world.ours(9);
-    let compare = |theirs: Vec<SignedReceipt>| Event::Compared { ours, theirs };
+    let compare = |theirs: Vec<SignedReceipt>| Event::Compared { ours: Box::new(ours), theirs };
     let one = lie(&ours.receipt, 1);
     let forged = SignedReceipt { replica: 2, ..one };
     let own = lie(&ours.receipt, 0);
@@ -377,7 +406,7 @@ fn a_replica_that_diverged_comes_back_by_a_certified_slot_and_serves_once_f_plus
     let lies = world.signed.clone();
     let theirs = |number: usize| vec![truth(&want[number].receipt, 1), truth(&want[number].receipt, 2)];
     let ours = world.ours(19);
-    assert!(world.cycle(&mut core, Event::Compared { ours, theirs: theirs(19) }).is_ok());
+    assert!(world.cycle(&mut core, Event::Compared { ours: Box::new(ours), theirs: theirs(19) }).is_ok());
     assert!(core.is_stopped());
     world.peers = (0..20)
         .flat_map(|n| theirs(n).into_iter().map(move |s| (n, s)))
@@ -408,9 +437,11 @@ fn a_replica_that_diverged_comes_back_by_a_certified_slot_and_serves_once_f_plus
     world.ordered = 30;
     assert!(world.settle(&mut core).is_ok());
     let ours = world.ours(29);
-    assert!(world.cycle(&mut core, Event::Compared { ours, theirs: vec![theirs(29)[0]] }).is_ok());
+    assert!(
+        world.cycle(&mut core, Event::Compared { ours: Box::new(ours), theirs: vec![theirs(29)[0]] }).is_ok()
+    );
     assert!(core.is_stopped());
-    assert!(world.cycle(&mut core, Event::Compared { ours, theirs: theirs(29) }).is_ok());
+    assert!(world.cycle(&mut core, Event::Compared { ours: Box::new(ours), theirs: theirs(29) }).is_ok());
     assert!(!core.is_stopped() && !world.stopped);
     assert!(world.file[29].signature.is_some());
 }
