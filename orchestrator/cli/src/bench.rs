@@ -37,6 +37,7 @@ impl From<BenchError> for Failure {
             BenchError::Transport(error) => error.into(),
             BenchError::Cluster(error) => error.into(),
             BenchError::Host(error) => error.into(),
+            BenchError::Service(error) => error.into(),
             other => Self::refused(other.kind(), &other),
         }
     }

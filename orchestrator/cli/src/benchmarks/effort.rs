@@ -37,6 +37,38 @@ pub struct Effort {
     pub unverified: usize,
     /// Requests a second during migrations.
     pub rate: f64,
+    /// Ordered services.
+    pub services: ServicesEffort,
+}
+
+/// Sizes and numbers of samples of ordered services.
+#[derive(Clone, Copy, Debug)]
+pub struct ServicesEffort {
+    /// Orchestrators, and so replicas, of each cluster.
+    pub groups: &'static [usize],
+    /// Calls of each kind by one client.
+    pub calls: usize,
+    /// Calls in a row, before another kind has its turn.
+    pub in_a_row: usize,
+    /// How many clients call at once, ascending.
+    pub clients: &'static [usize],
+    /// Time of a round with many clients.
+    pub round: Duration,
+    /// Rounds of each kind.
+    pub rounds: usize,
+    /// Calls of each kind through the gateway.
+    pub gateway: usize,
+    /// Names registered before proofs are measured and names put before all others, ascending.
+    pub names: &'static [usize],
+    /// Names put before all others at each of these sizes.
+    pub first: usize,
+}
+
+impl ServicesEffort {
+    /// Most clients that call at once.
+    pub fn most_clients(&self) -> usize {
+        self.clients.iter().copied().max().unwrap_or(1)
+    }
 }
 
 impl Effort {
@@ -66,6 +98,17 @@ impl Effort {
         migrations: 30,
         unverified: 30,
         rate: 200.0,
+        services: ServicesEffort {
+            groups: &[4, 7],
+            calls: 200,
+            in_a_row: 20,
+            clients: &[4, 16],
+            round: Duration::from_secs(2),
+            rounds: 3,
+            gateway: 100,
+            names: &[1_000, 10_000],
+            first: 100,
+        },
     };
 
     const QUICK: Self = Self {
@@ -85,6 +128,17 @@ impl Effort {
         migrations: 2,
         unverified: 2,
         rate: 100.0,
+        services: ServicesEffort {
+            groups: &[4],
+            calls: 4,
+            in_a_row: 2,
+            clients: &[2],
+            round: Duration::from_millis(300),
+            rounds: 1,
+            gateway: 2,
+            names: &[128, 256],
+            first: 2,
+        },
     };
 
     /// Bytes that are filled with incompressible data in a kv guest of this size: nearly what its service may hold,

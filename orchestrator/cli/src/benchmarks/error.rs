@@ -1,5 +1,6 @@
 //! Why something could not be measured.
 
+use quorate_services::ServiceError;
 use quorate_transport::TransportError;
 use quorate_vmm::checkpoint::CheckpointError;
 use quorate_vmm::image::ImageError;
@@ -12,6 +13,7 @@ use crate::control_client::ControlError;
 use quorate_host::client::CallError;
 use quorate_host::client::hosts::HostError;
 use quorate_host::vm_thread::VmFailure;
+use quorate_ordering::orderer::OrderError;
 
 /// The part that failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,9 @@ pub enum BenchError {
     /// A request.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// An ordered service.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     /// A VM's thread.
     #[error(transparent)]
     Vm(#[from] VmFailure),
@@ -75,6 +80,7 @@ impl BenchError {
             Self::Host(error) => error.kind(),
             Self::Control(error) => error.kind(),
             Self::Call(error) => error.kind(),
+            Self::Service(error) => error.kind(),
             Self::Vm(failure) => &failure.kind,
             Self::System(_) => "SystemRefused",
             Self::Unexpected(_) => "NotMeasured",
@@ -84,6 +90,12 @@ impl BenchError {
     /// For `ok_or_else` and `map_err`.
     pub fn unexpected(what: impl std::fmt::Display) -> Self {
         Self::Unexpected(what.to_string())
+    }
+}
+
+impl From<OrderError> for BenchError {
+    fn from(error: OrderError) -> Self {
+        Self::Control(error.into())
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! boot  checkpoint  hashing  replay      in this process, under KVM
 //! bulk                                   in this process, over loopback
-//! certify  migration  memory             clusters of real processes on this machine
+//! certify  migration  memory  services   clusters of real processes on this machine
 //! ```
 //!
 //! Absolute times say more about a machine than about a program, so each figure stands beside a baseline measured in the
@@ -29,6 +29,7 @@ mod plot;
 mod replay;
 mod report;
 mod scene;
+mod services;
 mod stats;
 mod unverified;
 
@@ -69,7 +70,7 @@ pub struct BenchArguments {
     /// Draw the distribution of downtimes as an SVG file.
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
-    /// Folder of quorate-host and quorate-verifier [default: that of this program].
+    /// Folder of quorate-host and the other programs [default: that of this program].
     #[arg(long, value_name = "DIR")]
     pub programs: Option<PathBuf>,
     /// Folder for the files of the clusters; its disk is measured [default: the system's folder for temporary files].
@@ -96,11 +97,13 @@ pub enum Subject {
     Memory,
     /// Migration under load.
     Migration,
+    /// Certified calls and proven reads of ordered services.
+    Services,
 }
 
 impl Subject {
     /// Every figure, the quick ones first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Boot,
         Self::Checkpoint,
         Self::Hashing,
@@ -109,6 +112,7 @@ impl Subject {
         Self::Certify,
         Self::Memory,
         Self::Migration,
+        Self::Services,
     ];
 }
 
@@ -171,6 +175,7 @@ fn measure(
             report.downtimes = downtimes;
             figure
         }
+        Subject::Services => context.runtime.block_on(services::measure(context, progress))?,
     };
     report.figures.push(Figure { name, ..figure });
     Ok(())

@@ -11,6 +11,8 @@ pub struct Baseline {
     pub what: String,
     /// Its median.
     pub value: f64,
+    /// Its 99th percentile, where that is compared too.
+    pub p99: Option<f64>,
 }
 
 /// What was to be reached.
@@ -51,7 +53,14 @@ impl Row {
     /// Compares it.
     #[must_use]
     pub fn against(self, what: impl Into<String>, value: f64) -> Self {
-        Self { baseline: Some(Baseline { what: what.into(), value }), ..self }
+        Self { baseline: Some(Baseline { what: what.into(), value, p99: None }), ..self }
+    }
+
+    /// Compares it with another distribution, the 99th percentiles too where both have one.
+    #[must_use]
+    pub fn against_samples(self, what: impl Into<String>, samples: &Samples) -> Self {
+        let p99 = self.p99.and(Some(samples.p99()).filter(|_| samples.count() > 1));
+        Self { baseline: Some(Baseline { what: what.into(), value: samples.p50(), p99 }), ..self }
     }
 
     /// The median must not exceed `limit`.
@@ -80,6 +89,12 @@ impl Row {
         self.baseline.as_ref().filter(|baseline| baseline.value > 0.0).map(|b| self.p50 / b.value)
     }
 
+    /// 99th percentile over that of the baseline.
+    pub fn ratio_p99(&self) -> Option<f64> {
+        let baseline = self.baseline.as_ref()?.p99.filter(|p99| *p99 > 0.0)?;
+        self.p99.map(|p99| p99 / baseline)
+    }
+
     fn json(&self) -> Value {
         json!({
             "what": self.what,
@@ -87,8 +102,9 @@ impl Row {
             "p50": self.p50,
             "p99": self.p99,
             "samples": self.samples,
-            "baseline": self.baseline.as_ref().map(|b| json!({"what": b.what, "value": b.value})),
+            "baseline": self.baseline.as_ref().map(|b| json!({"what": b.what, "value": b.value, "p99": b.p99})),
             "ratio": self.ratio(),
+            "ratio_p99": self.ratio_p99(),
             "aim": self.aim.as_ref().map(|aim| &aim.text),
             "met": self.aim.as_ref().map(|aim| aim.met),
         })
@@ -96,13 +112,19 @@ impl Row {
 
     fn cells(&self) -> [String; 8] {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        let both = |p50: String, p99: Option<String>| match p99 {
+            Some(p99) => format!("{p50} / {p99}"),
+            None => p50,
+        };
+        let baseline = |b: &Baseline| format!("{}: {}", b.what, both(number(b.value), b.p99.map(number)));
+        let ratio = |ratio: f64| format!("{ratio:.2}");
         [
             self.what.clone(),
             number(self.p50),
             or_dash(self.p99.map(number)),
             self.unit.to_owned(),
-            or_dash(self.baseline.as_ref().map(|b| format!("{}: {}", b.what, number(b.value)))),
-            or_dash(self.ratio().map(|ratio| format!("{ratio:.2}"))),
+            or_dash(self.baseline.as_ref().map(baseline)),
+            or_dash(self.ratio().map(|p50| both(ratio(p50), self.ratio_p99().map(ratio)))),
             or_dash(self.aim.as_ref().map(|aim| aim.text.clone())),
             or_dash(self.aim.as_ref().map(|aim| if aim.met { "yes" } else { "NO" }.to_owned())),
         ]
@@ -242,6 +264,20 @@ mod tests {
         assert_eq!(row(3.0).against("half of it", 1.5).ratio(), Some(2.0));
         assert_eq!(row(3.0).ratio(), None);
         assert_eq!(row(3.0).against("nothing", 0.0).ratio(), None);
+    }
+
+    #[test]
+    fn distributions_are_compared_at_both_percentiles() {
+        let (mut slow, mut fast) = (Samples::new(), Samples::new());
+        for value in 1..=100 {
+            slow.push(f64::from(value) * if value == 99 { 40.0 } else { 4.0 });
+            fast.push(f64::from(value));
+        }
+        let compared = Row::new("slow", "ms", &slow).against_samples("fast", &fast);
+        assert_eq!((compared.ratio(), compared.ratio_p99()), (Some(4.0), Some(400.0 / 99.0)));
+        assert!(compared.cells().contains(&"fast: 50.0 / 99.0".to_owned()), "{:?}", compared.cells());
+        assert_eq!(row(3.0).against_samples("fast", &fast).ratio_p99(), None);
+        assert_eq!(compared.against("a number", 2.0).ratio_p99(), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use quorate_attest::encoding::Bounded;
-use quorate_attest::id::Nonce;
+use quorate_attest::id::{ImageDigest, Nonce, ServiceId};
 use quorate_attest::key::PublicKey;
 use quorate_attest::service::ServiceSpec;
 use quorate_attest::vm::{InputPolicy, MACHINE_VERSION, OutputPolicy, VmSpec};
@@ -34,28 +34,54 @@ const GATEWAY_OPERATIONS: u32 = 1_000;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Name of the service, one that the cluster has room for.
-    name: String,
-    /// A built-in image (registry, uid, counter) or an ELF file; the one of that name unless given.
-    #[arg(long)]
-    image: Option<PathBuf>,
-    /// Memory of each replica, MiB.
-    #[arg(long, default_value_t = 64)]
-    memory: u64,
-    /// The service's own configuration, by its rules (borsh). Unless given, registry and uid get the operator as admin.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// A second admin of uid: the public key in hexadecimal. System users and reissued UIDs need two.
-    #[arg(long, value_name = "KEY")]
-    admin: Vec<PublicKey>,
+    #[command(flatten)]
+    wanted: Wanted,
     #[command(flatten)]
     pub access: Access,
 }
 
+/// What a service is to be.
+#[derive(Debug, Args)]
+pub(crate) struct Wanted {
+    /// Name of the service, one that the cluster has room for.
+    pub(crate) name: String,
+    /// A built-in image (registry, uid, counter) or an ELF file; the one of that name unless given.
+    #[arg(long)]
+    pub(crate) image: Option<PathBuf>,
+    /// Memory of each replica, MiB.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) memory: u64,
+    /// The service's own configuration, by its rules (borsh). Unless given, registry and uid get the operator as admin.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A second admin of uid: the public key in hexadecimal. System users and reissued UIDs need two.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) admin: Vec<PublicKey>,
+}
+
+/// A service whose replicas serve.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub(crate) service: ServiceId,
+    image: ImageDigest,
+    log_index: u64,
+}
+
 /// Runs the command.
 pub async fn run(arguments: &Arguments, cluster: &Cluster, output: &Output) -> Result<u8, Failure> {
-    let name = &arguments.name;
-    let elf = crate::image::load(&arguments.image.clone().unwrap_or_else(|| name.into()))?;
+    let name = &arguments.wanted.name;
+    let Created { service, image, log_index } = create(&arguments.wanted, cluster).await?;
+    output.object(&json!({
+        "result": "created", "name": name, "id": service.to_string(), "image": image.to_string(), "log_index": log_index,
+    }));
+    output.line(&format!("service {name} serves: {service}"));
+    Ok(exit::OK)
+}
+
+/// Boots the replicas, orders the first entry and waits until a quorum has executed it.
+pub(crate) async fn create(wanted: &Wanted, cluster: &Cluster) -> Result<Created, Failure> {
+    let name = &wanted.name;
+    let elf = crate::image::load(&wanted.image.clone().unwrap_or_else(|| name.into()))?;
     let image = Image::admit(&elf)?.digest();
     let nonce = || {
         fresh().map(Nonce::from_bytes).map_err(|error| Failure::new(exit::RETRY, "ResourceExhausted", error))
@@ -63,10 +89,10 @@ pub async fn run(arguments: &Arguments, cluster: &Cluster, output: &Output) -> R
     let spec = ServiceSpec {
         name: name.clone(),
         image,
-        memory_bytes: mebibytes(arguments.memory),
+        memory_bytes: mebibytes(wanted.memory),
         replicas: cluster.replicas()?.id(),
         nonce: nonce()?,
-        config: config(arguments, cluster)?,
+        config: config(wanted, cluster)?,
     };
     spec.validate().map_err(Failure::usage)?;
     for replica in 0..cluster.replicas()?.members.len() as u16 {
@@ -97,21 +123,17 @@ pub async fn run(arguments: &Arguments, cluster: &Cluster, output: &Output) -> R
     std::fs::write(&path, spec.encoded()).map_err(|error| Failure::file(&path, error))?;
     admit_gateway(cluster).await?;
     await_replicas(cluster, name).await?;
-    output.object(&json!({
-        "result": "created", "name": name, "id": service.to_string(), "image": image.to_string(), "log_index": done.index(),
-    }));
-    output.line(&format!("service {name} serves: {service}"));
-    Ok(exit::OK)
+    Ok(Created { service, image, log_index: done.index() })
 }
 
 /// The service's own configuration. The gateway changes names for its users, and so is an admin of the registry.
-fn config(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<u8>, Failure> {
-    if let Some(path) = &arguments.config {
+fn config(wanted: &Wanted, cluster: &Cluster) -> Result<Vec<u8>, Failure> {
+    if let Some(path) = &wanted.config {
         return std::fs::read(path).map_err(|error| Failure::file(path, error));
     }
     let mut admins = vec![cluster.folder.operator.public()];
-    admins.extend(&arguments.admin);
-    let image = arguments.image.as_deref().unwrap_or(arguments.name.as_ref());
+    admins.extend(&wanted.admin);
+    let image = wanted.image.as_deref().unwrap_or(wanted.name.as_ref());
     match image.to_str() {
         Some("registry") => {
             admins.push(gateway_key(cluster)?);

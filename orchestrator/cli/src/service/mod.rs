@@ -1,6 +1,6 @@
 //! `quorate service`, `quorate uid` and `quorate registry`: ordered services of a cluster.
 
-mod create;
+pub(crate) mod create;
 mod proof;
 pub mod registry;
 mod show;
