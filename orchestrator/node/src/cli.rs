@@ -7,11 +7,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use quorate_verifier::cli::process::{self, asked_to_end, complain, report};
+use quorate_verifier::cli::sd_notify;
 use quorate_verifier::sign_log::DataDir;
 
 use crate::config::{Config, Loaded, LogFormat, Overrides, Problem};
+use crate::exit;
 use crate::node::{Fatal, Node, init};
-use crate::{exit, sd_notify};
 
 /// An orchestrator of Quorate: executes the ordered log and signs what became of each operation.
 #[derive(Debug, Parser)]

@@ -23,7 +23,7 @@
 //! * [`services`]: this node's replicas of ordered services, fed from the executed log.
 //! * [`node`]: sockets, threads and the order of effects.
 //! * [`api`], [`metrics`]: HTTP for this machine: JSON, OpenAPI, health, Prometheus.
-//! * [`config`], [`cli`], [`exit`], [`sd_notify`]: what an operator sees.
+//! * [`config`], [`cli`], [`exit`]: what an operator sees.
 //!
 //! # Not promised
 //!
@@ -42,7 +42,6 @@ pub mod log_tree;
 pub mod metrics;
 pub mod node;
 pub mod replica;
-pub mod sd_notify;
 pub mod services;
 pub mod sign_state;
 pub mod store;

@@ -68,6 +68,8 @@ pub(super) fn start(
     let genesis = genesis(shared, &service)?;
     let identity = Identity { group: Arc::clone(&host.parts.group), replica: host.parts.replica, service };
     let log = view.peaks(&service, size)?;
+    shared.metrics.service_stopped(&genesis.spec.name, stopped.is_some());
+    shared.metrics.service_executed(&genesis.spec.name, size);
     let core = Core::new(identity, host.rule, genesis.clone(), log, stopped.is_some());
     let (sender, compared) = mpsc::channel(COMPARED_WAITING);
     let running = Arc::new(Running {

@@ -91,6 +91,8 @@ fn every_answer_is_what_the_document_says() {
         ("/v1/vms/{id}", "/v1/vms/nonsense".to_owned(), 400),
         ("/v1/migrations", "/v1/migrations".to_owned(), 200),
         ("/v1/groups", "/v1/groups".to_owned(), 200),
+        ("/v1/services", "/v1/services".to_owned(), 200),
+        ("/v1/services/{name}", "/v1/services/none".to_owned(), 404),
         ("/v1/log", "/v1/log?from=0&count=5".to_owned(), 200),
         ("/v1/log", "/v1/log?form=0".to_owned(), 400),
         ("/v1/log/{index}/proof", "/v1/log/0/proof".to_owned(), 200),

@@ -30,6 +30,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, key, operator};
+use crate::http::get;
+use crate::openapi;
 use crate::survival::{LIMIT, runtime};
 use machine::Machine;
 
@@ -100,6 +102,8 @@ struct Services {
     machines: Vec<Arc<Machines>>,
     keys: Vec<Arc<Keys>>,
     nodes: Vec<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
+    /// HTTP address of the node that was started last.
+    api: String,
     orderer: Orderer,
     nonce: u64,
     sequence: u64,
@@ -122,6 +126,7 @@ impl Services {
             keys: (0..N).map(keys).collect(),
             nodes: (0..N).map(|_| None).collect(),
             orderer,
+            api: String::new(),
             nonce: 0,
             sequence: 0,
         };
@@ -143,6 +148,7 @@ impl Services {
             timed: Vec::new(),
         };
         let node = Node::start_with(loaded, parts).await.unwrap();
+        self.api = node.api().unwrap().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(async move { node.run(async { drop(stopped.await) }).await.unwrap() });
         self.nodes[place] = Some((stop, running));
@@ -263,6 +269,14 @@ fn requests_are_answered_by_f_plus_1_equal_receipts_and_queries_by_proofs() {
             last = services.add(service, amount).await;
         }
         assert_eq!(total(&services.reply(service, last, &[0, 1, 2, 3]).await), 210);
+        let (document, shown) =
+            (get(&services.api, "/openapi.json").1, get(&services.api, "/v1/services/counter"));
+        openapi::check(&document, "get", "/v1/services/{name}", shown.0, &shown.1);
+        assert_eq!((shown.1["replica"].as_u64(), shown.1["stopped"].is_null()), (Some(3), true));
+        assert!(shown.1["executed"].as_u64().unwrap() > last);
+        let (_, all) = get(&services.api, "/v1/services");
+        openapi::check(&document, "get", "/v1/services", 200, &all);
+        assert_eq!(all["services"][0]["name"], "counter");
         let query = Query::Get { key: TOTAL.to_vec() };
         for replica in 0..N {
             let question = ServiceQuestion::Query { query: query.clone(), at_least: last + 1 };
@@ -342,12 +356,16 @@ fn a_node_that_was_away_catches_up_and_one_whose_guest_lost_everything_leads_it_
         let last = services.add(service, 3).await;
         assert_eq!(total(&services.reply(service, last, &[0, 1, 2, 3]).await), 6);
         let image = ImageDigest::from_bytes([2; 32]);
-        let number = services.info(2, service).await.unwrap().ordered + 1;
+        // Some ahead: the time is told by requests too.
+        let number = services.info(2, service).await.unwrap().ordered + 12;
         services.order(Command::UpgradeService { service, image, number }).await;
         for amount in 4..8 {
             let last = services.add(service, amount).await;
             services.reply(service, last, &[0, 1, 2, 3]).await;
         }
+        services.wait("upgraded", 2, service, |info| info.executed > number).await;
+        let last = services.add(service, 8).await;
+        assert_eq!(total(&services.reply(service, last, &[0, 1, 2, 3]).await), 36);
         assert_eq!(services.info(2, service).await.unwrap().image, image);
         assert!(services.machines[2].0.lock().unwrap()["counter-2-v1"].next() > number);
         assert_eq!(services.machines[2].0.lock().unwrap()["counter-2"].next(), number);
