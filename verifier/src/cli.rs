@@ -1,6 +1,7 @@
 //! The command line of a verifier, shared with test nodes that behave otherwise.
 
 pub mod process;
+pub mod sd_notify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -138,5 +139,5 @@ fn announce<C: Conduct>(node: &Node<C>) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "listening {address}")?;
     out.flush()?;
-    Ok(())
+    Ok(sd_notify::ready()?)
 }

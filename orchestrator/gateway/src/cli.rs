@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use quorate_verifier::cli::process::{self, asked_to_end, complain, report};
+use quorate_verifier::cli::sd_notify;
 use quorate_verifier::exit;
 
 use crate::config::{Config, Loaded, LogFormat, Overrides, Problem};
 use crate::node::Node;
-use crate::sd_notify;
 
 /// The gateway of Quorate: etcd, HTTP and NSS for programs of this machine, over answers that it verifies.
 #[derive(Debug, Parser)]

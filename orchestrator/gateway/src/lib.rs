@@ -35,5 +35,4 @@ pub mod node;
 pub mod nss;
 pub mod proofs;
 pub mod registry;
-mod sd_notify;
 pub mod users;

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use quorate_verifier::cli::process::{self, asked_to_end, complain, report};
+use quorate_verifier::cli::sd_notify;
 use quorate_verifier::exit;
 use quorate_verifier::sign_log::{DataDir, Storage};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::config::{Config, Loaded, LogFormat, Overrides, Problem};
-use crate::sd_notify;
 use crate::server::Listener;
 use crate::signer::Signer;
 use crate::worker::Worker;

@@ -18,7 +18,7 @@
 //! * [`rules`], [`state`]: what may be signed. Pure.
 //! * [`journal`], [`signer`]: the sign-log and the keys.
 //! * [`protocol`], [`server`], [`worker`]: the socket and the thread behind it; [`client`]: the other end.
-//! * [`config`], [`cli`], [`sd_notify`]: what an operator sees.
+//! * [`config`], [`cli`]: what an operator sees.
 //!
 //! # Promised
 //!
@@ -42,7 +42,6 @@ pub mod config;
 pub mod journal;
 pub mod protocol;
 pub mod rules;
-pub mod sd_notify;
 pub mod server;
 pub mod signer;
 pub mod state;

@@ -30,8 +30,8 @@ fn unit(entry: &Entry, programs: &Programs) -> String {
         NodeRole::Signer | NodeRole::Orchestrator | NodeRole::Gateway => "PrivateDevices=yes\n",
     };
     let ready = match role {
-        NodeRole::Signer | NodeRole::Orchestrator | NodeRole::Gateway => "notify",
-        NodeRole::Verifier | NodeRole::Host => "exec",
+        NodeRole::Signer | NodeRole::Orchestrator | NodeRole::Verifier | NodeRole::Gateway => "notify",
+        NodeRole::Host => "exec",
     };
     format!(
         "# Put the configuration, both group files and this node's keys (no others) into /etc/quorate/{name},\n\
