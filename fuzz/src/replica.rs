@@ -30,19 +30,19 @@ pub const TWICE: u8 = 4;
 /// The registry of services.
 pub fn registry(bytes: &[u8]) {
     static WORLDS: LazyLock<[World<Registry>; 2]> = LazyLock::new(|| [false, true].map(World::new));
-    live(&*WORLDS, bytes);
+    live(&WORLDS, bytes);
 }
 
 /// The registry of UIDs.
 pub fn uid(bytes: &[u8]) {
     static WORLDS: LazyLock<[World<Uid>; 2]> = LazyLock::new(|| [false, true].map(World::new));
-    live(&*WORLDS, bytes);
+    live(&WORLDS, bytes);
 }
 
 /// The counter.
 pub fn counter(bytes: &[u8]) {
     static WORLDS: LazyLock<[World<Counter>; 2]> = LazyLock::new(|| [false, true].map(World::new));
-    live(&*WORLDS, bytes);
+    live(&WORLDS, bytes);
 }
 
 fn live<S: Subject>(worlds: &[World<S>; 2], bytes: &[u8]) {

@@ -1,7 +1,7 @@
 //! Small valid inputs to begin with: libFuzzer finds from them what it would take days to guess.
 
 use std::path::PathBuf;
-use std::{env, fs, io};
+use std::{env, fs};
 
 use quorate_attest::checkpoint::Checkpoint;
 use quorate_attest::encoding::{Bounded, to_bytes};
@@ -34,10 +34,9 @@ pub const FOLDER: &str = "QUORATE_FUZZ_SEEDS";
 pub fn write(seeds: impl FnOnce() -> Vec<Vec<u8>>) {
     let Some(folder) = env::var_os(FOLDER).map(PathBuf::from) else { return };
     let written = fs::create_dir_all(&folder).and_then(|()| {
-        let numbered = seeds().into_iter().enumerate();
-        numbered.map(|(number, seed)| fs::write(folder.join(format!("seed-{number:03}")), seed)).collect()
+        let mut numbered = seeds().into_iter().enumerate();
+        numbered.try_for_each(|(number, seed)| fs::write(folder.join(format!("seed-{number:03}")), seed))
     });
-    let written: io::Result<()> = written;
     must(written);
 }
 
