@@ -5,6 +5,7 @@ use core::marker::PhantomData;
 
 use quorate_attest::encoding::Bounded;
 use quorate_attest::id::VmId;
+use quorate_attest::key::PublicKey;
 use quorate_attest::request::{Reply, status};
 use quorate_attest::service::{Applied, Genesis, Input, Output, StateEntry};
 use quorate_attest::state_tree::{StateCommitment, StateTree};
@@ -20,6 +21,8 @@ use crate::{Limits, Service};
 pub struct Replica<S> {
     limits: Limits,
     vm: Option<VmId>,
+    /// Whoever began the service here. Nobody else's inputs count: a host admits any client.
+    feeder: Option<PublicKey>,
     stage: Stage,
     service: PhantomData<fn() -> S>,
 }
@@ -34,13 +37,15 @@ enum Stage {
 
 impl<S> Clone for Replica<S> {
     fn clone(&self) -> Self {
-        Self { limits: self.limits, vm: self.vm, stage: self.stage.clone(), service: PhantomData }
+        let Self { limits, vm, feeder, ref stage, service } = *self;
+        Self { limits, vm, feeder, stage: stage.clone(), service }
     }
 }
 
 impl<S> PartialEq for Replica<S> {
     fn eq(&self, other: &Self) -> bool {
-        (self.limits, self.vm, &self.stage) == (other.limits, other.vm, &other.stage)
+        let parts = |replica: &Self| (replica.limits, replica.vm, replica.feeder);
+        parts(self) == parts(other) && self.stage == other.stage
     }
 }
 
@@ -49,7 +54,7 @@ impl<S> Eq for Replica<S> {}
 impl<S: Service> Replica<S> {
     /// A replica that has seen no input.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, vm: None, stage: Stage::Empty, service: PhantomData }
+        Self { limits, vm: None, feeder: None, stage: Stage::Empty, service: PhantomData }
     }
 
     /// The VM this replica runs in, once input 0 told it.
@@ -95,8 +100,17 @@ impl<S: Service> Replica<S> {
         let Ok(inner) = Input::decoded(&core::mem::take(&mut wrapper.body)) else {
             return Reply::to(&wrapper, status::MALFORMED, Vec::new()).encoded();
         };
-        let output = self.take(inner, pace).encoded();
-        Reply::to(&wrapper, status::OK, output).encoded()
+        let output = match self.feeder.filter(|feeder| *feeder != wrapper.client) {
+            // A question changes nothing, and is not signed.
+            Some(_) if !matches!(inner, Input::Query(_)) => {
+                Output::Refused { status: status::NOT_AUTHORIZED, next: self.next() }
+            }
+            _ => self.take(inner, pace),
+        };
+        if self.running().is_some() {
+            self.feeder = self.feeder.or(Some(wrapper.client));
+        }
+        Reply::to(&wrapper, status::OK, output.encoded()).encoded()
     }
 
     fn learn(&mut self, input: &[u8]) -> Vec<u8> {

@@ -191,3 +191,21 @@ fn replicas_in_different_vms_give_equal_results() {
     assert_eq!(results[0], results[1]);
     assert_ne!(nodes[0].replica.vm(), nodes[1].replica.vm());
 }
+
+#[test]
+fn inputs_of_anybody_but_the_one_who_began_the_service_change_nothing() {
+    let mut node = Node::new();
+    node.ask(&put(1, 1, b"k", b"v"));
+    let before = node.replica.clone();
+    let vm = node.replica.vm().unwrap();
+    let requests = vec![ordered(&put(1, 2, b"k", b"forged").encoded())];
+    let inputs = [Input::Apply { first: node.replica.next(), requests }, Input::Genesis(genesis())];
+    for input in &inputs {
+        let wrapper = wire::wrap_signed(&key(66), vm, 1, input);
+        let output = wire::unwrap(&wrapper, &node.replica.handle(&wrapper.encoded())).unwrap();
+        let next = before.next();
+        assert_eq!(output, Output::Refused { status: status::NOT_AUTHORIZED, next });
+    }
+    assert!(node.replica == before);
+    assert_eq!(node.ask(&put(1, 2, b"k", b"w")).0, status::OK, "who began it goes on");
+}
