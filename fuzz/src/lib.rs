@@ -10,6 +10,7 @@
 //!
 //! ```text
 //! bytes ─▶ Cut ─▶ replica: inputs of a guest, one after the other ─▶ World::feed: invariants after each
+//!      ─▶ control: entries of the log ─▶ two replicas agree, a snapshot is read again as the same state
 //!      ─▶ messages, wire, nss, attest: decoders ─▶ what decodes is encoded again and compared
 //!      ─▶ proofs: decode, verify ─▶ what holds must be what was signed, or true of the tree
 //! ```
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attest;
+pub mod control;
 pub mod cut;
 pub mod messages;
 pub mod nss;
