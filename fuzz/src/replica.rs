@@ -303,6 +303,15 @@ impl<S: Subject> Life<'_, S> {
         }
         let next = self.replica.next();
         let first = if cut.byte() < 200 { next } else { cut.number() };
+        if cut.byte() == 1 && self.replica.state().is_some() {
+            // Whoever else is admitted by the host feeds nothing to a service that has begun.
+            let stranger = self.world.clients[1].public();
+            let input = Input::Apply { first, requests };
+            let wrapper = wire::wrap(self.world.vm.id(), stranger, 1, &input);
+            let output = self.world.feed(&mut self.replica, &wrapper.encoded());
+            assert!(matches!(output, Some(Output::Refused { .. })), "{output:?}");
+            return;
+        }
         let executed = self.executed.len();
         let output = self.turn(first, requests);
         let taken = matches!(output, Some(Output::Applied(_)));
