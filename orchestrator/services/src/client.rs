@@ -169,7 +169,7 @@ impl Service {
         key: SecretKey,
         settings: Settings,
     ) -> Result<Self, ServiceError> {
-        trust.orchestrators.rule().and(trust.replicas.rule())?;
+        trust.orchestrators.validate().and(trust.replicas.validate())?;
         let memory = Mutex::new(Memory::open(&settings.memory, trust.service)?);
         let inner = Inner { orderer, trust, key, settings, memory, sequence: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })

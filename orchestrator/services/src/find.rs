@@ -46,7 +46,8 @@ pub async fn named(
             orderer.service_named_each(name, deadline.saturating_duration_since(Instant::now()));
         let mut told: BTreeMap<ServiceId, BTreeMap<u16, ServiceInfo>> = BTreeMap::new();
         let (mut unknown, mut because) = (0u64, None);
-        while let Ok(Some(answer)) = timeout_at(deadline, answers.join_next()).await {
+        let mut until = deadline;
+        while let Ok(Some(answer)) = timeout_at(until, answers.join_next()).await {
             match answer {
                 // The specification names the service, so that nobody can put another under an honest one's name.
                 Ok((index, Ok(Some(ServiceAnswer::Info(info)))))
@@ -57,6 +58,11 @@ pub async fn named(
                 Ok((_, Err(error))) if error.kind() == "NotFound" => unknown += 1,
                 Ok((index, Err(error))) => because = Some(format!("{}: {error}", orderer.name(index))),
                 _ => {}
+            }
+            // Enough agree. The others may add how their replicas are, but a silent one holds nobody up.
+            let agree = told.values().map(|replicas| replicas.len() as u64).max().unwrap_or(0);
+            if until == deadline && (agree >= need || unknown >= need) {
+                until = deadline.min(Instant::now() + RETRY);
             }
         }
         let found = told.into_iter().find(|(_, replicas)| replicas.len() as u64 >= need);

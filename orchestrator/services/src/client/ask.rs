@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use quorate_attest::merkle::Digest;
 use quorate_attest::service::ServiceReceiptCertificate;
 use quorate_ordering::orderer::OrderError;
 use quorate_ordering::services::{AskService, ServiceAnswer, ServiceQuestion, SignedReceipt};
@@ -99,26 +98,29 @@ impl Inner {
         let Some((from, to)) = memory.needs(certificate).or_else(older)? else {
             return Ok(memory.advance(certificate.clone(), &[]).or_else(older)?);
         };
+        let need = self.trust.replicas.rule()?.matching_replies();
         let mut answers = self.insist(&ServiceQuestion::Consistency { from, to }, deadline);
-        let mut forked = None;
+        let mut wrong = 0;
         while let Ok(Some(answer)) = timeout_at(deadline, answers.join_next()).await {
             let Ok((_, Ok(Some(ServiceAnswer::Consistent(path))))) = answer else { continue };
-            match advance(&mut memory, certificate, &path) {
+            match memory.advance(certificate.clone(), &path) {
                 Ok(()) => return Ok(()),
-                // One liar's path shows nothing; another replica may have the right one.
-                Err(error @ MemoryError::Forked(_)) => forked = Some(error),
+                Err(error @ MemoryError::Forked(_)) => {
+                    // One liar's path shows nothing. Of f + 1 one is honest, and its log is another one than the known.
+                    wrong += 1;
+                    if wrong >= need {
+                        return Err(error.into());
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        match forked {
-            Some(error) => Err(error.into()),
-            None => Err(ServiceError::QuorumUnreachable {
-                parties: "replicas",
-                got: 0,
-                need: 1,
-                because: Some(format!("nobody proves that {to} entries extend the {from} known ones")),
-            }),
-        }
+        Err(ServiceError::QuorumUnreachable {
+            parties: "replicas",
+            got: 0,
+            need: 1,
+            because: Some(format!("nobody proves that {to} entries extend the {from} known ones")),
+        })
     }
 }
 
@@ -128,12 +130,4 @@ fn older<T: Default>(error: MemoryError) -> Result<T, MemoryError> {
         MemoryError::Stale { .. } => Ok(T::default()),
         error => Err(error),
     }
-}
-
-fn advance(
-    memory: &mut crate::memory::Memory,
-    certificate: &ServiceReceiptCertificate,
-    path: &[Digest],
-) -> Result<(), MemoryError> {
-    tokio::task::block_in_place(|| memory.advance(certificate.clone(), path))
 }

@@ -1,5 +1,6 @@
 //! Calls: a request is ordered, executed by the replicas, and answered by `f + 1` of them.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,8 +34,16 @@ impl Service {
     /// # Errors
     /// As [`Self::call`].
     pub async fn call_with(&self, op: u16, body: impl Fn(u64) -> Vec<u8>) -> Result<Called, ServiceError> {
+        self.call_by(op, body, Instant::now() + self.inner.settings.limit).await
+    }
+
+    pub(super) async fn call_by(
+        &self,
+        op: u16,
+        body: impl Fn(u64) -> Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Called, ServiceError> {
         let inner = &self.inner;
-        let deadline = Instant::now() + inner.settings.limit;
         let mut sequence = inner.sequence.lock().await;
         loop {
             *sequence = (*sequence + 1).max(microseconds());
@@ -73,12 +82,21 @@ impl Inner {
         let command = Command::CallService { service, request: request.encoded() };
         let operation = command.to_operation(&self.key, self.trust.orchestrators.id(), nonce()?);
         let limit = deadline.saturating_duration_since(Instant::now());
-        let (ordered, executed) =
-            tokio::join!(self.orderer.order(&operation, limit), self.executed(&operation, deadline));
-        let ordered = ordered?;
-        // Refused by the log, it is executed nowhere, and that is the better reason.
+        let mut order = pin!(self.orderer.order(&operation, limit));
+        let mut executed = pin!(self.executed(&operation, deadline));
+        let mut results = None;
+        let ordered = loop {
+            tokio::select! {
+                ordered = &mut order => break ordered?,
+                early = &mut executed, if results.is_none() => results = Some(early),
+            }
+        };
+        // Refused by the log, it is executed nowhere: nobody waits for results then, and that is the better reason.
         let number = self.number_of(&ordered)?;
-        let (certificate, reply) = executed?;
+        let (certificate, reply) = match results {
+            Some(results) => results?,
+            None => executed.await?,
+        };
         let proof = self.prove(&operation, ordered, certificate, reply)?;
         self.remember(&proof.receipt, deadline).await?;
         let reply = proof.reply().map_err(ProofFault::from)?.filter(|reply| reply.answers(&request));

@@ -67,7 +67,7 @@ impl Service {
                 match inner.read(&query, bound.size.max(known), until).await {
                     // Fewer than f + 1 know of so many entries. Whether they lie or the others are behind, an entry of our own shows.
                     Err(ServiceError::QuorumUnreachable { .. }) if !bound.vouched => {
-                        let barrier = self.call(BARRIER, Vec::new()).await?;
+                        let barrier = self.call_by(BARRIER, |_| Vec::new(), deadline).await?;
                         inner.read(&query, barrier.number + 1, deadline).await
                     }
                     result => result,
@@ -123,13 +123,14 @@ impl Inner {
             match answer {
                 Ok((_, Ok(Some(ServiceAnswer::Answered(answer))))) => {
                     let receipt = &answer.newest.receipt;
+                    // What it signs counts for other answers, and against it, also when its own answer shows nothing.
+                    self.count(&mut gather, &answer.newest).await;
                     if receipt.log_size < size || answer.answer.verify(query, &receipt.state).is_err() {
                         because =
                             Some(format!("{} proves nothing", self.replica_name(answer.newest.replica)));
                         continue;
                     }
                     let number = receipt.number;
-                    self.count(&mut gather, &answer.newest).await;
                     answered.push(answer);
                     // While others write, the replicas are at different entries. All can tell about this one.
                     if gather.certified(number).is_none() && asked.insert(number) {
