@@ -6,10 +6,25 @@ use std::sync::OnceLock;
 
 use quorate_cli::cluster::Programs;
 
-const PACKAGES: [&str; 5] =
-    ["quorate-host", "quorate-verifier", "quorate-orchestrator", "quorate-cli", "quorate-faulty"];
-const BINARIES: [&str; 5] =
-    ["quorate-host", "quorate-verifier", "quorate-orchestrator", "quorate", "quorate-faulty"];
+const PACKAGES: [&str; 8] = [
+    "quorate-host",
+    "quorate-verifier",
+    "quorate-orchestrator",
+    "quorate-signer",
+    "quorate-gateway",
+    "quorate-nss",
+    "quorate-cli",
+    "quorate-faulty",
+];
+const BINARIES: [&str; 7] = [
+    "quorate-host",
+    "quorate-verifier",
+    "quorate-orchestrator",
+    "quorate-signer",
+    "quorate-gateway",
+    "quorate",
+    "quorate-faulty",
+];
 
 static BUILT: OnceLock<Programs> = OnceLock::new();
 
@@ -38,6 +53,8 @@ fn build() -> Programs {
     }
     command.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
     command.args(BINARIES.iter().flat_map(|binary| ["--bin", binary]));
+    // The module of the C library is no program.
+    command.arg("--lib");
     let status = command.status().expect("cargo runs");
     assert!(status.success(), "the programs under test do not build: {status}");
     Programs::in_folder(folder)
