@@ -160,6 +160,9 @@ impl Plan {
     /// Name of the gateway.
     pub const GATEWAY: &str = "gateway";
 
+    /// Name of whoever approves what needs two admins. On servers, a second person's key.
+    pub const SECOND_ADMIN: &str = "second-admin";
+
     /// Name of the signer beside an orchestrator.
     pub fn signer_name(index: usize) -> String {
         format!("signer-{index}")

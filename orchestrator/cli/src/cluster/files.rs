@@ -182,6 +182,7 @@ impl Folder {
         }
         if replicas.is_some() {
             key(&keys, Plan::GATEWAY, "client")?;
+            key(&keys, Plan::SECOND_ADMIN, "client")?;
         }
         let (verifiers, orchestrators) = read_groups(&root)?;
         let index = Index { nodes: plan.entries().map_err(ClusterError::io("find a free port"))? };
@@ -236,6 +237,11 @@ impl Folder {
     /// Keys of a member: `vote`, `cosigner`, `transport`.
     pub fn key_file(&self, name: &str, role: &str) -> PathBuf {
         self.root.join("keys").join(format!("{name}.{role}"))
+    }
+
+    /// Socket of a signer.
+    pub fn socket(&self, signer: &str) -> PathBuf {
+        self.root.join(socket(signer))
     }
 
     /// File of the group of the services' replicas.

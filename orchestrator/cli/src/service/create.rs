@@ -51,10 +51,11 @@ pub(crate) struct Wanted {
     /// Memory of each replica, MiB.
     #[arg(long, default_value_t = 64)]
     pub(crate) memory: u64,
-    /// The service's own configuration, by its rules (borsh). Unless given, registry and uid get the operator as admin.
+    /// The service's own configuration, by its rules (borsh). Unless given, registry and uid get the operator as admin, uid also
+    /// the holder of keys/second-admin.client.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// A second admin of uid: the public key in hexadecimal. System users and reissued UIDs need two.
+    /// Another admin: the public key in hexadecimal. System users and reissued UIDs need two. May be repeated.
     #[arg(long, value_name = "KEY")]
     pub(crate) admin: Vec<PublicKey>,
 }
@@ -142,9 +143,15 @@ fn config(wanted: &Wanted, cluster: &Cluster) -> Result<Vec<u8>, Failure> {
             Ok(quorate_registry::Config { admins, ..Default::default() }.encoded())
         }
         Some("uid") => {
+            if wanted.admin.is_empty() {
+                let second = cluster.folder.key_file(Plan::SECOND_ADMIN, "client");
+                admins.push(key_file::read(&second)?.public());
+            }
             admins.sort();
             admins.dedup();
-            quorate_uid::Config::usual(admins).map(|config| config.encoded()).map_err(Failure::usage)
+            let config = quorate_uid::Config::usual(admins).map_err(Failure::usage)?;
+            config.validate().map_err(Failure::usage)?;
+            Ok(config.encoded())
         }
         _ => Ok(Vec::new()),
     }

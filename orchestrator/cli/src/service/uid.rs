@@ -33,7 +33,7 @@ Examples:
   quorate uid show alice
   quorate uid passwd > passwd                           lines of passwd(5), complete, proved
   quorate uid history 1000
-  quorate uid add daemon --uid 200 --approve admin2.key a system user needs a second admin")]
+  quorate uid add daemon --uid 200 --approve quorate-cluster/keys/second-admin.client")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -24,6 +24,8 @@ use crate::store::StoreError;
 const BATCH_BYTES: usize = 200 << 10;
 /// Pause before something that failed is tried again.
 const RETRY: Duration = Duration::from_millis(100);
+/// Pause before a guest is fed again what it has refused.
+const REFUSED_RETRY: Duration = Duration::from_secs(2);
 /// Comparisons that wait.
 const COMPARED_WAITING: usize = 4;
 
@@ -240,6 +242,13 @@ impl Task {
 
     async fn feed(&self, version: usize, input: &Input) -> Event {
         match self.host.parts.guests.feed(&self.vm(version), input).await {
+            Ok(Output::Refused { status, next }) if next == first_of(input) => {
+                // It would refuse the same again: nothing but another VM or image helps.
+                let detail = format!("the guest refuses entry {next} with status {status}");
+                let event = self.stuck(&GuestError::new("RequestRefused", detail));
+                sleep(REFUSED_RETRY).await;
+                event
+            }
             Ok(output) => Event::Output(output),
             Err(error) => self.stuck(&error),
         }
@@ -311,6 +320,15 @@ impl Task {
         self.running.executed.send_replace(number);
         self.shared.metrics.service_stopped(service, true);
         Ok(())
+    }
+}
+
+/// Number of the first entry of an input.
+fn first_of(input: &Input) -> u64 {
+    match input {
+        Input::Apply { first, .. } => *first,
+        Input::Import { number, .. } => *number,
+        Input::Genesis(_) | Input::Query(_) => 0,
     }
 }
 

@@ -93,6 +93,11 @@ async fn answers(folder: &Folder) -> Result<BTreeMap<String, Value>, Failure> {
             answers.insert(member.name.clone(), json!({}));
         }
     }
+    for entry in &folder.index.nodes {
+        if is_listening(folder, entry).await {
+            answers.insert(entry.name.clone(), json!({}));
+        }
+    }
     for (index, host) in folder.hosts().iter().enumerate() {
         if let Ok(Ok(status)) = tokio::time::timeout(ANSWER_LIMIT, client.operator().status(index)).await {
             let certified = status.certified.map(|slot| slot.get());
@@ -108,6 +113,21 @@ async fn answers(folder: &Folder) -> Result<BTreeMap<String, Value>, Failure> {
     }
     client.close().await;
     Ok(answers)
+}
+
+/// Whether a signer's socket or a gateway's port takes connections.
+async fn is_listening(folder: &Folder, entry: &Entry) -> bool {
+    match entry.role {
+        NodeRole::Signer => {
+            let connect = tokio::net::UnixStream::connect(folder.socket(&entry.name));
+            matches!(tokio::time::timeout(ANSWER_LIMIT, connect).await, Ok(Ok(_)))
+        }
+        NodeRole::Gateway => {
+            let connect = tokio::net::TcpStream::connect(entry.place.service);
+            matches!(tokio::time::timeout(ANSWER_LIMIT, connect).await, Ok(Ok(_)))
+        }
+        NodeRole::Orchestrator | NodeRole::Verifier | NodeRole::Host => false,
+    }
 }
 
 async fn reach(endpoint: &Endpoint, entry: &Entry, key: &quorate_attest::key::PublicKey) -> bool {
