@@ -136,8 +136,10 @@ impl Serving {
             std::fs::write(&path, text).expect("a file");
             path
         };
-        let switch =
-            write("nsswitch.conf", "passwd: files quorate [UNAVAIL=return]\ngroup: files quorate\n".into());
+        let switch = write(
+            "nsswitch.conf",
+            "passwd: quorate [UNAVAIL=return] files\ngroup: quorate [UNAVAIL=return] files\n".into(),
+        );
         let socket = self.folder().join(self.gateway("nss_socket"));
         let conf_here = write("nss.conf", format!("socket = {}\n", socket.display()));
         let script = format!(
