@@ -107,7 +107,7 @@ impl Effort {
             rounds: 3,
             gateway: 100,
             names: &[1_000, 10_000],
-            first: 100,
+            first: 60,
         },
     };
 

@@ -64,6 +64,9 @@ pub struct BenchArguments {
     /// Migrations to measure [default: 30].
     #[arg(long, value_name = "COUNT")]
     pub runs: Option<usize>,
+    /// Replicas of the services measured; may be given several times [default: 4 and 7].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(4..=16))]
+    pub replicas: Vec<u8>,
     /// Write the results as JSON to a file as well.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -119,6 +122,8 @@ impl Subject {
 /// What the measurements share.
 struct Context {
     effort: Effort,
+    /// As asked for; none for those of the effort.
+    replicas: Vec<usize>,
     runtime: Runtime,
     programs: Programs,
     scratch: Scratch,
@@ -135,6 +140,7 @@ pub fn run(arguments: &BenchArguments, progress: &mut dyn FnMut(&str)) -> Result
     };
     let context = Context {
         effort: Effort::new(arguments.quick, arguments.runs),
+        replicas: arguments.replicas.iter().map(|count| usize::from(*count)).collect(),
         runtime: tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
         programs,
         scratch: Scratch::create(arguments.folder.as_deref())?,

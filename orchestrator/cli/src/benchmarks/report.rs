@@ -117,7 +117,7 @@ impl Row {
             None => p50,
         };
         let baseline = |b: &Baseline| format!("{}: {}", b.what, both(number(b.value), b.p99.map(number)));
-        let ratio = |ratio: f64| format!("{ratio:.2}");
+        let ratio = |ratio: f64| if ratio < 0.1 { format!("{ratio:.4}") } else { format!("{ratio:.2}") };
         [
             self.what.clone(),
             number(self.p50),

@@ -24,6 +24,9 @@ const REGISTRY: &str = "registry";
 /// Memory of a replica, as `quorate service create` gives it.
 const MEMORY_MIB: u64 = 64;
 
+/// Verifiers, all in SAMPLED mode: replaying every replica on the machine that runs them all would measure that.
+const VERIFIERS: usize = 4;
+
 /// A registry that serves.
 pub struct Scene {
     processes: Cluster,
@@ -44,6 +47,8 @@ impl Scene {
             orchestrators: replicas,
             hosts: Vec::new(),
             services: vec![REGISTRY.into()],
+            sampled: VERIFIERS,
+            verifiers: VERIFIERS,
             ..Plan::new(&root, context.programs.clone())
         };
         let processes = Cluster::start(plan).await?;
