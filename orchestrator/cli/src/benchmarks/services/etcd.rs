@@ -11,10 +11,10 @@ use std::time::Duration;
 use prost::Message;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
-use tonic::Request;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
 use super::super::BenchError;
@@ -132,15 +132,25 @@ impl EtcdClient {
 
     async fn ask<Q, A>(&self, path: &'static str, question: Q) -> Result<A, BenchError>
     where
-        Q: Message + Send + Sync + 'static,
+        Q: Message + Clone + Send + Sync + 'static,
         A: Message + Default + Send + Sync + 'static,
     {
         let failed = |error: &dyn std::fmt::Display| BenchError::Unexpected(format!("{path}: {error}"));
-        let mut grpc = Grpc::new(self.channel.clone());
-        grpc.ready().await.map_err(|error| failed(&error))?;
-        let codec = ProstCodec::<Q, A>::default();
-        let answer = grpc.unary(Request::new(question), PathAndQuery::from_static(path), codec).await;
-        answer.map(tonic::Response::into_inner).map_err(|error| failed(&error))
+        let deadline = Instant::now() + CALL_LIMIT;
+        loop {
+            let mut grpc = Grpc::new(self.channel.clone());
+            grpc.ready().await.map_err(|error| failed(&error))?;
+            let codec = ProstCodec::<Q, A>::default();
+            let question = Request::new(question.clone());
+            match grpc.unary(question, PathAndQuery::from_static(path), codec).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                // A member whose disk or leader is late says so. Our own clients ask again, too.
+                Err(error) if error.code() == Code::Unavailable && Instant::now() < deadline => {
+                    sleep(POLL).await;
+                }
+                Err(error) => return Err(failed(&error)),
+            }
+        }
     }
 
     fn key(&self, bytes: usize) -> Vec<u8> {
