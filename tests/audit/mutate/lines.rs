@@ -74,6 +74,10 @@ pub fn base64(case: &mut Case, _: &[World], rng: &mut Rng) -> Option<&'static st
     edit(&mut case.file, |lines| {
         let places: Vec<usize> =
             (0..lines.len()).filter(|at| lines[*at].len() > 40 || lines[*at].starts_with("extra ")).collect();
+        // An earlier mutation may have left nothing of the proof.
+        if places.is_empty() {
+            return;
+        }
         let line = &mut lines[rng.pick(&places)];
         let before = line.clone();
         let start = line.rfind(' ').map_or(0, |space| space + 1);
@@ -82,7 +86,14 @@ pub fn base64(case: &mut Case, _: &[World], rng: &mut Rng) -> Option<&'static st
             2 => *line = line.trim_end_matches('=').to_owned(),
             3 => line.push('='),
             4 => *line = line.replace('+', "-").replace('/', "_"),
-            _ => line.insert(start + rng.below(line.len() - start), rng.pick(&[' ', '=', '\t', '\u{e9}'])),
+            _ => {
+                let mut at = start + rng.below(line.len() - start + 1);
+                // What an earlier mutation put there may be longer than a byte.
+                while !line.is_char_boundary(at) {
+                    at -= 1;
+                }
+                line.insert(at, rng.pick(&[' ', '=', '\t', '\u{e9}']));
+            }
         }
         changed = *line != before;
     })?;
@@ -109,7 +120,7 @@ pub fn numbers(case: &mut Case, _: &[World], rng: &mut Rng) -> Option<&'static s
     edit(&mut case.file, |lines| {
         let size = lines.iter().position(String::is_empty).map_or(1, |empty| empty + 2);
         let index = lines.iter().position(|line| line.starts_with("index ")).unwrap_or(1);
-        let at = if rng.chance(50) { index } else { size.min(lines.len() - 1) };
+        let at = if rng.chance(50) { index } else { size }.min(lines.len() - 1);
         let (prefix, number) = match lines[at].strip_prefix("index ") {
             Some(number) => ("index ", number.to_owned()),
             None => ("", lines[at].clone()),
