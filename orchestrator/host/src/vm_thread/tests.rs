@@ -74,8 +74,9 @@ fn certified_part(state: &SlotState) -> String {
 
 #[tokio::test]
 async fn outputs_of_an_immediate_vm_are_told_before_any_cut_and_stand_in_the_slot_as_before() {
-    let (mut immediate, certified) = (Subject::running(true), Subject::running(false));
+    let (mut immediate, mut certified) = (Subject::running(true), Subject::running(false));
     assert_eq!(immediate.emitted().await.len(), 1, "the answer to the configuration");
+    assert_eq!(certified.emitted().await, []);
     let mut since = 0;
     for (count, before) in [(3u32, 1u64), (1, 0), (4, 0)] {
         for subject in [&immediate, &certified] {
@@ -85,6 +86,8 @@ async fn outputs_of_an_immediate_vm_are_told_before_any_cut_and_stand_in_the_slo
         let indexes: Vec<_> = emitted.iter().map(|output| output.index).collect();
         assert_eq!(indexes, (before..before + u64::from(count)).collect::<Vec<_>>());
         assert!(emitted.iter().all(|output| output.since == since), "all of one slot: {emitted:?}");
+        // A cut would not wait for the twin's input.
+        assert_eq!(certified.emitted().await, []);
         let (state, twin) = (immediate.cut().await, certified.cut().await);
         assert_eq!(certified_part(&state), certified_part(&twin));
         let told: Vec<_> = emitted.into_iter().map(|output| output.bytes).collect();
