@@ -9,7 +9,7 @@ use quorate_attest::key::PublicKey;
 use quorate_attest::request::{Reply, status};
 use quorate_attest::service::{Applied, Genesis, Input, Output, StateEntry};
 use quorate_attest::state_tree::{StateCommitment, StateTree};
-use quorate_attest::vm::VmSpec;
+use quorate_attest::vm::{InputPolicy, VmSpec};
 
 use crate::envelope::{open, to_nobody};
 use crate::import::Import;
@@ -21,7 +21,7 @@ use crate::{Limits, Service};
 pub struct Replica<S> {
     limits: Limits,
     vm: Option<VmId>,
-    /// Whoever began the service here. Nobody else's inputs count: a host admits any client.
+    /// Whose inputs count: the key that the VM's specification names, or else whoever began the service here.
     feeder: Option<PublicKey>,
     stage: Stage,
     service: PhantomData<fn() -> S>,
@@ -117,6 +117,9 @@ impl<S: Service> Replica<S> {
         match VmSpec::decoded(input) {
             Ok(spec) if spec.validate().is_ok() && spec.memory_bytes == self.limits.memory_bytes => {
                 self.vm = Some(spec.id());
+                if let InputPolicy::SignedBy(key) = spec.input_policy {
+                    self.feeder = Some(key);
+                }
                 Vec::new()
             }
             _ => to_nobody(status::BAD_CONFIG).encoded(),

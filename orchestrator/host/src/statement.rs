@@ -74,7 +74,7 @@ pub struct ClassCounts {
 
 fn count_classes(spec: &VmSpec, state: &SlotState) -> ClassCounts {
     let total = state.inputs.len() as u64;
-    if spec.input_policy == InputPolicy::ClientSigned {
+    if spec.input_policy != InputPolicy::Any {
         // Signatures were checked when the requests came in; only input 0, the VM's own specification, has none.
         let unauthenticated = u64::from(state.first_input == 0 && total > 0);
         return ClassCounts {

@@ -11,7 +11,7 @@ use crate::encoding::{Bounded, bounded_bytes, to_bytes};
 use crate::error::{Signer, VerifyError};
 use crate::id::{Nonce, VmId};
 use crate::key::{PublicKey, SecretKey, Signature};
-use crate::vm::VmSpec;
+use crate::vm::{InputPolicy, VmSpec};
 
 /// Version of the request and reply layout.
 pub const ABI: u16 = 1;
@@ -62,9 +62,9 @@ pub mod status {
 pub enum InputClass {
     /// Its place is proved by an ordered log. Needs a proof beside the input; [`classify`] never answers this.
     Ordered,
-    /// A client signed it for this VM.
+    /// A client that the VM's policy admits signed it for this VM.
     ClientSigned,
-    /// Nobody vouches for it but the host.
+    /// Nobody who counts vouches for it but the host.
     Unauthenticated,
 }
 
@@ -185,8 +185,14 @@ impl Reply {
 
 /// What an input of the VM shows about its origin. Deterministic, so that host and verifiers count alike.
 pub fn classify(spec: &VmSpec, input: &[u8]) -> InputClass {
+    let admitted = |client: &PublicKey| match &spec.input_policy {
+        InputPolicy::SignedBy(key) => client == key,
+        InputPolicy::ClientSigned | InputPolicy::Any => true,
+    };
     match Request::decoded(input) {
-        Ok(request) if request.verify(&spec.id()).is_ok() => InputClass::ClientSigned,
+        Ok(request) if admitted(&request.client) && request.verify(&spec.id()).is_ok() => {
+            InputClass::ClientSigned
+        }
         _ => InputClass::Unauthenticated,
     }
 }

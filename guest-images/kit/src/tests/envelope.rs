@@ -8,9 +8,10 @@ use quorate_attest::id::{Nonce, ServiceId, VmId};
 use quorate_attest::key::{PublicKey, Signature};
 use quorate_attest::request::{BODY_LIMIT, Call, MESSAGE_LIMIT, Reply, Request, status};
 use quorate_attest::service::{Input, Output};
+use quorate_attest::vm::{InputPolicy, VmSpec};
 
 use super::fixture::{LIMITS, Node, genesis, key, nonce, ordered, put, request, service_spec, vm_spec};
-use super::notes::op;
+use super::notes::{Notes, op};
 use crate::{Replica, wire};
 
 fn forged(request: &Request, change: impl FnOnce(&mut Request)) -> Vec<u8> {
@@ -208,4 +209,17 @@ fn inputs_of_anybody_but_the_one_who_began_the_service_change_nothing() {
     }
     assert!(node.replica == before);
     assert_eq!(node.ask(&put(1, 2, b"k", b"w")).0, status::OK, "who began it goes on");
+}
+
+#[test]
+fn where_the_vms_specification_names_a_key_nobody_else_begins_the_service() {
+    let spec = VmSpec { input_policy: InputPolicy::SignedBy(key(67).public()), ..vm_spec(0) };
+    let mut replica = Replica::<Notes>::new(LIMITS);
+    assert!(replica.handle(&wire::vm_input(&spec)).is_empty());
+    let mut feed = |client: u16| {
+        let wrapper = wire::wrap_signed(&key(client), spec.id(), 1, &Input::Genesis(genesis()));
+        wire::unwrap(&wrapper, &replica.handle(&wrapper.encoded())).unwrap()
+    };
+    assert_eq!(feed(66), Output::Refused { status: status::NOT_AUTHORIZED, next: 0 });
+    assert!(matches!(feed(67), Output::Applied(_)));
 }

@@ -29,6 +29,8 @@ pub enum InputPolicy {
     ClientSigned,
     /// Any; the statement counts those nobody vouches for.
     Any,
+    /// Only those that the holder of this key signed for this VM. It may also send the VM back to its newest slot.
+    SignedBy(PublicKey),
 }
 
 /// When outputs leave the host.
@@ -64,7 +66,7 @@ pub struct VmSpec {
 }
 
 impl Bounded for VmSpec {
-    const LIMIT: usize = 4 + 64 + 32 + 4 + 8 + 1 + 1 + 32 + 16;
+    const LIMIT: usize = 4 + 64 + 32 + 4 + 8 + (1 + 32) + 1 + 32 + 16;
 }
 
 impl VmSpec {

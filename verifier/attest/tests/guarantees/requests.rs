@@ -4,6 +4,7 @@ use crate::fixtures::*;
 use quorate_attest::encoding::{Bounded, to_bytes};
 use quorate_attest::id::{Nonce, VmId};
 use quorate_attest::request::*;
+use quorate_attest::vm::{InputPolicy, VmSpec};
 
 pub fn call() -> Call {
     Call { op: 2, sequence: 41, nonce: Nonce::from_bytes([7; 16]), epoch: 0, body: b"set a=1".to_vec() }
@@ -47,6 +48,18 @@ fn test_only_a_request_signed_for_this_vm_is_classed_client_signed() {
     for length in 0..input.len() {
         assert_eq!(classify(&spec(), &input[..length]), InputClass::Unauthenticated);
     }
+}
+
+#[test]
+fn test_where_one_client_is_admitted_requests_of_others_are_unauthenticated() {
+    let [admitted, other] = [0, 1].map(|client| secret(Use::Client, client));
+    let vm = VmSpec { input_policy: InputPolicy::SignedBy(admitted.public()), ..spec() };
+    assert_eq!(VmSpec::decoded(&vm.encoded()), Ok(vm.clone()));
+    let class_of = |key| classify(&vm, &Request::sign(key, vm.id(), call()).encoded());
+    assert_eq!(class_of(&admitted), InputClass::ClientSigned);
+    assert_eq!(class_of(&other), InputClass::Unauthenticated);
+    let posing = Request { client: admitted.public(), ..Request::sign(&other, vm.id(), call()) };
+    assert_eq!(classify(&vm, &posing.encoded()), InputClass::Unauthenticated);
 }
 
 #[test]

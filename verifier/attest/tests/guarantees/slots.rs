@@ -239,12 +239,13 @@ fn test_tally_for_another_group_or_epoch_does_not_start() {
 
 #[test]
 fn test_vm_id_binds_every_field_of_the_specification() {
-    let changes: [fn(&mut VmSpec); 8] = [
+    let changes: [fn(&mut VmSpec); 9] = [
         |spec| spec.name.push('x'),
         |spec| spec.image = ImageDigest::ZERO,
         |spec| spec.machine_version = 2,
         |spec| spec.memory_bytes += 2 << 20,
         |spec| spec.input_policy = InputPolicy::Any,
+        |spec| spec.input_policy = InputPolicy::SignedBy(host_key(1).public()),
         |spec| spec.output_policy = OutputPolicy::Immediate,
         |spec| spec.host = host_key(1).public(),
         |spec| spec.nonce = Nonce::ZERO,

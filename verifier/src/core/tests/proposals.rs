@@ -1,3 +1,4 @@
+use quorate_attest::encoding::Bounded as _;
 use quorate_attest::id::{
     CpuDigest, DeviceDigest, Epoch, Generation, GroupId, ImageDigest, InputRoot, OutputRoot, PageRoot,
     PlatformClass, Slot, StatementDigest, VmId,
@@ -265,6 +266,24 @@ fn input_that_no_client_signed_is_refused_where_the_vm_demands_it() {
         "InputUnauthenticated",
         "signed for another VM"
     );
+}
+
+#[test]
+fn input_of_another_client_is_refused_where_the_vm_admits_one_only() {
+    let client = |policy| quorate_attest::vm::VmSpec { input_policy: policy, ..spec() };
+    let stranger = quorate_attest::key::SecretKey::from_seed([0xee; 32]).public();
+    let spec = client(InputPolicy::SignedBy(stranger));
+    let mut run = HostRun::new(&group(4, 1), spec.clone());
+    let mut verifier = Verifier::replayed(&run);
+    attested(verifier.propose(&run.next(&[])));
+    assert_eq!(kind(&verifier.propose(&run.next(&[request(&spec, 1)]))), "InputUnauthenticated");
+
+    let admitted = quorate_attest::request::Request::decoded(&request(&spec, 1)).unwrap().client;
+    let spec = client(InputPolicy::SignedBy(admitted));
+    let mut run = HostRun::new(&group(4, 1), spec.clone());
+    let mut verifier = Verifier::replayed(&run);
+    attested(verifier.propose(&run.next(&[])));
+    attested(verifier.propose(&run.next(&[request(&spec, 1)])));
 }
 
 #[test]
