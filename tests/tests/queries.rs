@@ -16,7 +16,7 @@ use quorate_kv::Operation;
 use quorate_kv::client::Client;
 use quorate_tests::{A, B, Setup, World, until};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Feeds and asks one VM.
 struct Owner {
@@ -26,9 +26,13 @@ struct Owner {
 
 impl Owner {
     fn of(world: &World, spec: &VmSpec) -> Self {
-        let replica = Replica::new(&random_key().unwrap(), spec.id(), world.target.hosts().to_vec()).unwrap();
-        let client = Client::new(SecretKey::from_seed([21; 32]), spec.id(), 0);
-        Self { replica, client }
+        Self::with_key(world, spec, &random_key().unwrap())
+    }
+
+    /// Whose connections have this key; requests are signed with [`feeder`]'s.
+    fn with_key(world: &World, spec: &VmSpec, key: &SecretKey) -> Self {
+        let replica = Replica::new(key, spec.id(), world.target.hosts().to_vec()).unwrap();
+        Self { replica, client: Client::new(feeder(), spec.id(), 0) }
     }
 
     fn request(&mut self, operation: &Operation) -> Vec<u8> {
@@ -52,14 +56,18 @@ impl Owner {
     }
 }
 
+fn feeder() -> SecretKey {
+    SecretKey::from_seed([21; 32])
+}
+
 /// Starts a VM whose outputs leave at once on the host that has none yet.
-async fn immediate_vm(world: &World) -> VmSpec {
+async fn immediate_vm(world: &World, input_policy: InputPolicy) -> VmSpec {
     let spec = VmSpec {
         name: "replica".into(),
         image: ImageDigest::from_bytes(KV.digest()),
         machine_version: 1,
         memory_bytes: 16 << 20,
-        input_policy: InputPolicy::ClientSigned,
+        input_policy,
         output_policy: OutputPolicy::Immediate,
         host: world.target.hosts()[B].key,
         nonce: Nonce::from_bytes([8; 16]),
@@ -71,11 +79,11 @@ async fn immediate_vm(world: &World) -> VmSpec {
 #[tokio::test(flavor = "multi_thread")]
 async fn immediate_replies_wait_for_no_slot_and_queries_for_no_input() {
     let mut world = World::start(Setup::default()).await;
-    let spec = immediate_vm(&world).await;
+    let spec = immediate_vm(&world, InputPolicy::ClientSigned).await;
     let mut owner = Owner::of(&world, &spec);
     owner.put("first").await.unwrap();
     // Without verifiers nothing is certified, and after four more slots none is cut.
-    for name in ["verifier-0", "verifier-1", "verifier-2", "verifier-3"] {
+    for name in VERIFIERS {
         world.cluster.node(name).unwrap().kill().await;
     }
     let before = world.status(B).await.unwrap();
@@ -85,6 +93,57 @@ async fn immediate_replies_wait_for_no_slot_and_queries_for_no_input() {
     }
     let after = world.status(B).await.unwrap();
     assert!(after.slot.0 <= before.slot.0 + 5, "{before:?}, then {after:?}");
+    world.stop().await;
+}
+
+const VERIFIERS: [&str; 4] = ["verifier-0", "verifier-1", "verifier-2", "verifier-3"];
+
+/// As after a crash of its host, a VM that was taken back has forgotten what no slot holds, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_feeds_a_vm_takes_it_back_to_its_newest_slot_and_nobody_else() {
+    let mut world = World::start(Setup::default()).await;
+    let spec = immediate_vm(&world, InputPolicy::SignedBy(feeder().public())).await;
+    let mut owner = Owner::with_key(&world, &spec, &feeder());
+    owner.put("first").await.unwrap();
+    let certified = async || match world.status(B).await {
+        Ok(status) if status.certified.is_some() => Ok(()),
+        status => Err(status),
+    };
+    until("a slot is certified", LIMIT, certified).await;
+    for name in VERIFIERS {
+        world.cluster.node(name).unwrap().kill().await;
+    }
+    // The slots that may wait for certificates: what comes after them is in none.
+    let full = async || match world.status(B).await {
+        Ok(status) if status.slot.0 >= status.certified.map_or(0, |slot| slot.0) + 4 => Ok(()),
+        status => Err(status),
+    };
+    while full().await.is_err() {
+        owner.put("in a slot, maybe").await.unwrap();
+    }
+    owner.put("in none").await.unwrap();
+    let kind = |result: Result<(), ReplicaError>| result.unwrap_err().kind().to_owned();
+    let mut other = Owner::of(&world, &spec);
+    assert_eq!(kind(other.replica.rewind().await), "KeyRoleMismatch");
+    other.client = Client::new(SecretKey::from_seed([22; 32]), spec.id(), 0);
+    assert_eq!(kind(other.put("intruded").await), "InputUnauthenticated");
+    let (newest, inputs) = owner.look().await.unwrap();
+    assert_eq!(newest, b"in none");
+
+    owner.replica.rewind().await.unwrap();
+    for name in VERIFIERS {
+        world.cluster.restart(name, None).await.expect("the verifier starts again");
+    }
+    let (value, left) = owner.look().await.unwrap();
+    assert!(left < inputs && value != newest, "{left} of {inputs} inputs are left");
+    let slot = world.status(B).await.unwrap().slot;
+    owner.put("again").await.unwrap();
+    until("a newer slot is certified", LIMIT, async || match world.status(B).await {
+        Ok(status) if status.certified > Some(slot) => Ok(()),
+        status => Err(status),
+    })
+    .await;
+    assert_eq!(owner.look().await.unwrap().0, b"again");
     world.stop().await;
 }
 

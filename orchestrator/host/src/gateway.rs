@@ -3,23 +3,27 @@
 //! Roles are checked here: clients call, operators order, hosts offer. Requests of clients are checked for their signature
 //! before they become inputs, side by side in the tasks of their connections and not in the agent.
 
+use quorate_attest::key::PublicKey;
 use quorate_attest::request::{InputClass, classify};
 use quorate_attest::vm::InputPolicy;
 use quorate_transport::{Connection, Endpoint, Exchange, Role, TransportError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::agent::{AgentHandle, Event, refused, wrong_vm};
-use crate::protocol::{CALL_BYTES_MAX, Call, FromHost, Moved, Query, ToHost};
+use crate::protocol::{CALL_BYTES_MAX, Call, FromHost, Moved, Query, Rewind, ToHost};
+
+/// The agent of the moment: another one when the VM was taken back.
+pub type CurrentAgent = watch::Receiver<AgentHandle>;
 
 /// Accepts connections until the endpoint closes.
-pub async fn serve(endpoint: Endpoint, agent: AgentHandle) {
+pub async fn serve(endpoint: Endpoint, agent: CurrentAgent) {
     while let Some(connection) = endpoint.accept().await {
         let agent = agent.clone();
         tokio::spawn(async move { serve_connection(connection, agent).await });
     }
 }
 
-async fn serve_connection(connection: Connection, agent: AgentHandle) {
+async fn serve_connection(connection: Connection, agent: CurrentAgent) {
     // Ends with the connection; how many exchanges run at once is limited by the transport.
     while let Ok(exchange) = connection.accept().await {
         let (agent, role) = (agent.clone(), connection.role());
@@ -34,14 +38,16 @@ async fn serve_connection(connection: Connection, agent: AgentHandle) {
 async fn serve_exchange(
     mut exchange: Exchange,
     role: Role,
-    agent: AgentHandle,
+    current: CurrentAgent,
 ) -> Result<(), TransportError> {
     let Some(message) = exchange.recv::<ToHost>().await? else { return Ok(()) };
+    let agent = current.borrow().clone();
     match (role, message) {
         (Role::Client | Role::Operator, message @ (ToHost::Call(_) | ToHost::Query(_))) => {
             let mut next = Some(message);
             // A client may send one request after the other on one exchange.
             while let Some(message) = next {
+                let agent = current.borrow().clone();
                 let answer = match message {
                     ToHost::Call(call) => answer_call(call, &agent).await,
                     ToHost::Query(query) => answer_query(query, &agent).await,
@@ -51,6 +57,11 @@ async fn serve_exchange(
                 next = exchange.recv::<ToHost>().await?;
             }
             Ok(())
+        }
+        (Role::Client | Role::Operator, ToHost::Rewind(rewind)) => {
+            let answer = answer_rewind(rewind, exchange.peer(), role, &agent).await;
+            exchange.send(&answer).await?;
+            exchange.delivered().await
         }
         (Role::Operator, ToHost::Migrate(migrate)) => {
             let (progress, events) = mpsc::unbounded_channel();
@@ -124,6 +135,19 @@ async fn answer_query(query: Query, agent: &AgentHandle) -> FromHost {
     result.await.unwrap_or(FromHost::Moved(Moved { activation: None }))
 }
 
+async fn answer_rewind(rewind: Rewind, peer: &PublicKey, role: Role, agent: &AgentHandle) -> FromHost {
+    let Some(spec) = agent.spec() else { return FromHost::Moved(Moved { activation: None }) };
+    if spec.id() != rewind.vm {
+        return wrong_vm();
+    }
+    if role != Role::Operator && spec.input_policy != InputPolicy::SignedBy(*peer) {
+        return refused("KeyRoleMismatch", "only an operator or whoever feeds the VM alone may take it back");
+    }
+    let (answer, result) = oneshot::channel();
+    agent.send(Event::Rewind(rewind.vm, answer));
+    result.await.unwrap_or(FromHost::Moved(Moved { activation: None }))
+}
+
 async fn answer_call(call: Call, agent: &AgentHandle) -> FromHost {
     if let Some(refused) = is_oversize(&call.request) {
         return refused;
@@ -132,10 +156,8 @@ async fn answer_call(call: Call, agent: &AgentHandle) -> FromHost {
     if spec.id() != call.vm {
         return wrong_vm();
     }
-    if spec.input_policy == InputPolicy::ClientSigned
-        && classify(&spec, &call.request) != InputClass::ClientSigned
-    {
-        return refused("InputUnauthenticated", "the request is not signed for this VM");
+    if spec.input_policy != InputPolicy::Any && classify(&spec, &call.request) != InputClass::ClientSigned {
+        return refused("InputUnauthenticated", "nobody whom this VM listens to has signed the request");
     }
     let (answer, result) = oneshot::channel();
     agent.send(Event::Call(call, answer));

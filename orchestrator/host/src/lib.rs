@@ -42,11 +42,12 @@ use std::time::Duration;
 
 use quorate_transport::{Endpoint, Limits, Members, Role};
 
-use agent::{Agent, Event, Fatal};
+use agent::{Agent, Ended, Event, Fatal};
 use conduct::Conduct;
 use config::Loaded;
 use journal::Journal;
 use state_server::StateServer;
+use tokio::sync::watch;
 
 /// Silence that an exchange of a migration may bear; deadlines are the state machines' business.
 pub(crate) const EXCHANGE_PATIENCE: Duration = Duration::from_secs(600);
@@ -87,19 +88,47 @@ pub async fn run(
     let endpoint = Endpoint::bind(loaded.config.listen, &loaded.key, directory, limits())?;
     let states = StateServer::bind(&endpoint.bulk(), loaded.config.bulk_listen, Arc::clone(&conduct))?;
     let (listen, bulk) = (endpoint.local_addr()?, states.local_addr());
-    let mut agent = Agent::new(loaded, conduct, endpoint.clone(), states, journal);
+    let build = |journal| {
+        Agent::new(loaded.clone(), Arc::clone(&conduct), endpoint.clone(), Arc::clone(&states), journal)
+    };
+    let mut agent = build(journal);
     agent.restore(history).await?;
-    let handle = agent.handle();
-    let door = tokio::spawn(gateway::serve(endpoint.clone(), handle.clone()));
+    let (current, watched) = watch::channel(agent.handle());
+    let door = tokio::spawn(gateway::serve(endpoint.clone(), watched));
+    let stopping = watch::Sender::new(false);
+    let stopped = stopping.clone();
     tokio::spawn(async move {
         stop.await;
-        handle.send(Event::Stop);
+        stopped.send_replace(true);
     });
     ready(listen, bulk);
-    let result = agent.run().await;
+    let result = loop {
+        let result = run_until_stopped(agent, stopping.subscribe()).await;
+        if !matches!(result, Ok(Ended::Rewinding)) {
+            break result;
+        }
+        // The VM begins again as it would after a crash. Connections stay; who asks meanwhile asks again.
+        let (journal, history) = Journal::open(&loaded.config.data_dir).map_err(Fatal::from)?;
+        agent = build(journal);
+        agent.restore(history).await?;
+        current.send_replace(agent.handle());
+    };
     door.abort();
     endpoint.close().await;
-    Ok(result?)
+    result?;
+    Ok(())
+}
+
+async fn run_until_stopped(agent: Agent, mut stopping: watch::Receiver<bool>) -> Result<Ended, Fatal> {
+    let handle = agent.handle();
+    let stop = tokio::spawn(async move {
+        // The sender lives as long as the host.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        handle.send(Event::Stop);
+    });
+    let result = agent.run().await;
+    stop.abort();
+    result
 }
 
 /// A peer that was killed closes nothing: its connections must be found dead before anybody waits long for them.

@@ -3,6 +3,7 @@
 //! ```text
 //! client   -> host         Call{request}                    -> Answer | Moved | Busy | Refused
 //!                          Query{request}                   -> Queried | Moved | Busy | Refused
+//!                          Rewind                           -> Done | Moved | Busy | Refused
 //! operator -> host         Start | Status | Migrate | ...   -> Progress* , then Report | Status | Done | Refused
 //! source   -> destination  Offer                            -> Accepted | Refused      (destination pulls the base state)
 //!                          .                                <- Loaded{base}            (base verified and in place)
@@ -46,6 +47,14 @@ pub struct Query {
     pub vm: VmId,
     /// The input, at most [`CALL_BYTES_MAX`] bytes.
     pub request: Vec<u8>,
+}
+
+/// Takes the VM back to the newest slot of the host's journal, as if the host had been restarted: inputs since then are
+/// forgotten. For the one whose inputs the VM takes ([`quorate_attest::vm::InputPolicy::SignedBy`]), who feeds them again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Rewind {
+    /// The VM that is meant.
+    pub vm: VmId,
 }
 
 /// What a fork of the VM emitted. Nobody vouches for it but the host.
@@ -327,6 +336,8 @@ wire_enum! {
         6 => Recover(Recover) <= DecisionCertificate::LIMIT + SlotCertificate::LIMIT,
         /// A client asks a fork of the VM.
         7 => Query(Query) <= CALL_BYTES_MAX + 64,
+        /// The owner of the VM's inputs takes it back.
+        8 => Rewind(Rewind) <= 64,
         /// A source offers its VM.
         16 => Offer(Offer) <= IMAGE_BYTES_MAX + 65_536 + HISTORY_STATEMENTS_MAX * SlotStatement::LIMIT,
         /// A source forwards a slot.

@@ -58,6 +58,22 @@ impl Agent {
         }
     }
 
+    /// Ends this agent, so that the next one rebuilds the VM from the journal.
+    pub(super) fn rewind(&mut self, vm: VmId, answer: oneshot::Sender<FromHost>) {
+        let moves = self.emigration.is_some() || self.immigration.is_some() || self.is_recovering();
+        let reply = match (self.unavailable(vm), &mut self.vm) {
+            (Some(unavailable), _) => unavailable,
+            (None, Some(vm)) if !moves && !vm.shortening => {
+                tracing::warn!("the VM is taken back to its newest slot");
+                vm.running = false;
+                self.rewinding = true;
+                FromHost::Done(Done {})
+            }
+            (None, _) => BUSY,
+        };
+        let _ = answer.send(reply);
+    }
+
     /// Why this host serves nobody of this VM at the moment.
     fn unavailable(&self, meant: VmId) -> Option<FromHost> {
         match &self.vm {

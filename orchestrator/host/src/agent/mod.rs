@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use quorate_attest::id::{Generation, Slot};
+use quorate_attest::id::{Generation, Slot, VmId};
 use quorate_attest::key::PublicKey;
 use quorate_attest::vm::VmSpec;
 use quorate_transport::Endpoint;
@@ -61,6 +61,8 @@ pub enum Event {
     Call(Call, oneshot::Sender<FromHost>),
     /// A question to a fork of the VM.
     Query(Query, oneshot::Sender<FromHost>),
+    /// The VM is to be taken back to its newest slot.
+    Rewind(VmId, oneshot::Sender<FromHost>),
     /// An operator's request that is answered at once.
     Operator(ToHost, oneshot::Sender<FromHost>),
     /// An operator wants a migration; progress and report go to the channel.
@@ -183,7 +185,18 @@ pub struct Agent {
     handle: AgentHandle,
     /// Scope of the migration that is under way.
     migration: Option<u64>,
+    /// Whether the next agent begins with what the journal tells.
+    rewinding: bool,
     inbox: mpsc::UnboundedReceiver<Event>,
+}
+
+/// Why an agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The VM is to be rebuilt from the journal by another one.
+    Rewinding,
 }
 
 /// A failure that ends the process.
@@ -244,6 +257,7 @@ impl Agent {
             spec,
             handle: AgentHandle { events, spec: watched, scopes: Arc::default(), scope: None },
             migration: None,
+            rewinding: false,
             inbox,
         }
     }
@@ -253,22 +267,23 @@ impl Agent {
         self.handle.clone()
     }
 
-    /// Reacts to events until told to stop.
+    /// Reacts to events until told to stop, or until the VM is to be taken back.
     ///
     /// # Errors
     /// Stable storage or the machine failed; the process must end.
-    pub async fn run(mut self) -> Result<(), Fatal> {
+    pub async fn run(mut self) -> Result<Ended, Fatal> {
         let mut timer = tokio::time::interval(Duration::from_millis(self.loaded.config.slot_interval_ms));
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        while !self.rewinding {
             tokio::select! {
                 event = self.inbox.recv() => match event {
-                    Some(Event::Stop) | None => return self.end().await,
+                    Some(Event::Stop) | None => return self.end().await.map(|()| Ended::Stopped),
                     Some(event) => self.react(event)?,
                 },
                 _ = timer.tick() => self.tick()?,
             }
         }
+        Ok(Ended::Rewinding)
     }
 
     /// Ends in good order: no further slot is cut, and those that wait for their certificates have a moment to get them. A
@@ -293,6 +308,7 @@ impl Agent {
             Event::Scoped(..) | Event::Stop => {}
             Event::Call(call, answer) => self.call(call, answer),
             Event::Query(query, answer) => self.query(query, answer),
+            Event::Rewind(vm, answer) => self.rewind(vm, answer),
             Event::Operator(message, answer) => {
                 let reply = self.operator(message)?;
                 let _ = answer.send(reply);

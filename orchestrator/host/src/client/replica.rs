@@ -4,6 +4,7 @@
 //! ```text
 //! feed(signed request) ──▶ host thought active ──▶ Answer, certified or not ──▶ reply
 //! query(input)         ──▶        "            ──▶ Queried ──────────────────▶ outputs, inputs consumed
+//! rewind()             ──▶        "            ──▶ Done ─────────────────────▶ back at its newest slot
 //!                              │ Moved, Busy, timeout
 //!                              ▼
 //!                          the same again, at the next host
@@ -28,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::hosts::{Dialler, HostPeer};
 use super::repeat::{BUSY_PAUSE_MAX, NEXT_HOST_PAUSE, Patience};
-use crate::protocol::{Call, FromHost, Moved, Queried, Query, ToHost};
+use crate::protocol::{Call, FromHost, Moved, Queried, Query, Rewind, ToHost};
 
 /// Refusals that another host, or the same one later, would not give.
 const PASSING: [&str; 2] = ["WrongVm", "NotWaiting"];
@@ -135,6 +136,15 @@ impl Replica {
             _ => None,
         })
         .await
+    }
+
+    /// Has the VM taken back to its newest slot. Everything that was fed since then is to be fed again.
+    ///
+    /// # Errors
+    /// The host refuses it, or nobody answers in time.
+    pub async fn rewind(&self) -> Result<(), ReplicaError> {
+        let rewind = ToHost::Rewind(Rewind { vm: self.vm });
+        self.repeat(&rewind, |answer| matches!(answer, FromHost::Done(_)).then_some(())).await
     }
 
     /// Tells the hosts that nothing more will come.
