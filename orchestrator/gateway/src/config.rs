@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use quorate_attest::encoding::is_name;
 use quorate_attest::group::GroupConfig;
 use quorate_attest::key::SecretKey;
+use quorate_nss_protocol::DEFAULT_SOCKET;
 pub use quorate_verifier::config::{LogFormat, Problem};
 use quorate_verifier::config::{Roots, group_file, node_file, read_orchestrators};
 use quorate_verifier::key_file;
@@ -21,7 +22,6 @@ const REPLICAS_FILE: &str = "services.toml";
 const INDEX_FILE: &str = "cluster.toml";
 const LINKS: &str = "links";
 /// Name of the socket for the NSS module in the state directory.
-const NSS_SOCKET: &str = "nss.socket";
 
 /// What flags and the environment may override.
 #[derive(Clone, Debug, Default)]
@@ -238,7 +238,7 @@ impl Config {
     /// Where the NSS module finds the gateway.
     #[must_use]
     pub fn nss_socket(&self) -> PathBuf {
-        self.nss_socket.clone().unwrap_or_else(|| self.state_dir.join(NSS_SOCKET))
+        self.nss_socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into())
     }
 
     /// Fills in what the folder of a cluster tells.

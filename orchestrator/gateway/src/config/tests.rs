@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::Path;
 
 use quorate_attest::group::{HASH_SHA256, Member};
 use quorate_attest::id::Epoch;
@@ -70,7 +71,7 @@ fn folder_of_a_cluster_tells_whom_to_believe_and_where_they_are() {
     assert_eq!(loaded.addresses["orchestrator-3"], "127.0.0.1:4003".parse().unwrap());
     assert_eq!(loaded.addresses.len(), 4);
     assert_eq!(loaded.key.public(), key(201).public());
-    assert_eq!(loaded.config.nss_socket(), folder.path().join("state/nss.socket"));
+    assert_eq!(loaded.config.nss_socket(), Path::new("/run/quorate/nss.sock"));
     assert!(loaded.etcd_listen.ip().is_loopback() && loaded.http_listen.ip().is_loopback());
 }
 

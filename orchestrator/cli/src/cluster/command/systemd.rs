@@ -27,7 +27,10 @@ fn unit(entry: &Entry, programs: &Programs) -> String {
         NodeRole::Verifier => {
             "# A verifier in REPLAYED mode executes guests.\nDevicePolicy=closed\nDeviceAllow=/dev/kvm rw\n"
         }
-        NodeRole::Signer | NodeRole::Orchestrator | NodeRole::Gateway => "PrivateDevices=yes\n",
+        NodeRole::Gateway => {
+            "PrivateDevices=yes\n# Where the NSS module looks for its socket.\nRuntimeDirectory=quorate\n"
+        }
+        NodeRole::Signer | NodeRole::Orchestrator => "PrivateDevices=yes\n",
     };
     let ready = match role {
         NodeRole::Signer | NodeRole::Orchestrator | NodeRole::Verifier | NodeRole::Gateway => "notify",
