@@ -35,9 +35,18 @@ impl Serving {
     /// # Panics
     /// Something does not start.
     pub async fn up(conducts: &[(&str, &str)]) -> Self {
+        Self::with_spare_hosts(0, conducts).await
+    }
+
+    /// The same, with so many hosts more that have no VM: `spare-0` and so on.
+    ///
+    /// # Panics
+    /// Something does not start.
+    pub async fn with_spare_hosts(spare: usize, conducts: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new().prefix("quorate-serve-").tempdir().expect("a folder");
         let mut plan = Plan::new(folder.path(), programs());
         plan.services = vec!["registry".into(), "uid".into()];
+        plan.hosts.extend((0..spare).map(|number| format!("spare-{number}")));
         let owned = |(node, conduct): &(&str, &str)| ((*node).to_owned(), (*conduct).to_owned());
         plan.conducts = conducts.iter().map(owned).collect::<BTreeMap<_, _>>();
         let cluster = Cluster::start(plan).await.expect("the cluster starts");

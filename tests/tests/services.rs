@@ -2,6 +2,7 @@
 //! die, lie, move and are replaced.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -133,6 +134,34 @@ async fn a_replica_that_differs_from_the_others_stops_serving_and_says_why() {
     assert_eq!(serving.run(&["registry", "get", "/key"])["value"], "value");
 }
 
+/// A host that lies for a while: its replica stops, has the VM taken back, and serves again by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_lied_to_is_rebuilt_from_a_slot_and_serves_again() {
+    let serving = Serving::up(&[("host-registry-1", &format!("{LIAR}:3"))]).await;
+    let mut puts = 0;
+    let mut shown = async |stopped: bool| {
+        until("the replica that was lied to", PATIENCE, async || {
+            serving.run(&["registry", "put", &format!("/{puts}"), "value"]);
+            puts += 1;
+            let shown = serving.run(&["service", "show", "registry"]);
+            let replicas = shown["replicas"].as_array().cloned().unwrap_or_default();
+            let of_liar =
+                replicas.iter().find(|replica| replica["replica"] == 1).cloned().unwrap_or_default();
+            let fits = of_liar["executed"].is_u64() && of_liar["stopped"].is_null() != stopped;
+            if fits { Ok(()) } else { Err(shown) }
+        })
+        .await;
+    };
+    shown(true).await;
+    shown(false).await;
+    let log = std::fs::read_to_string(serving.cluster.log_file("host-registry-1")).unwrap();
+    assert!(log.contains("the VM is taken back"), "{log}");
+    // It is one of the two that are needed now.
+    let mut serving = serving;
+    serving.kill_replica(0).await;
+    assert_eq!(serving.run(&["registry", "get", "/0"])["value"], "value");
+}
+
 /// A replica is moved with `quorate vm migrate` while requests come in; none fails and the moved replica goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_moves_to_another_host_while_the_service_answers() {
@@ -155,6 +184,52 @@ async fn a_replica_moves_to_another_host_while_the_service_answers() {
     })
     .await;
     serving.stop().await;
+}
+
+/// A build of the UID registry that differs from the built-in one in a text that nobody reads.
+fn next_image(folder: &Path) -> PathBuf {
+    let mut elf = quorate_guest_images::UID.elf.to_vec();
+    let text = b"session.rs";
+    let place = elf.windows(text.len()).position(|window| window == text).expect("where a panic came from");
+    elf[place] = b'S';
+    let path = folder.join("uid-next");
+    std::fs::write(&path, elf).unwrap();
+    path
+}
+
+/// From the entry that the order names on, VMs with the new image execute; they begin with the state that the old ones left.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_takes_the_state_of_every_replica_to_a_vm_with_the_next_image() {
+    let serving = Serving::with_spare_hosts(4, &[]).await;
+    serving.run(&["uid", "add", "alice", "--uid", "1000", "--gecos", "Alice"]);
+    let before = serving.run(&["service", "show", "uid"])["replicas"][0]["image"].clone();
+    let image = next_image(serving.folder()).display().to_string();
+    let words = ["service", "upgrade", "uid", "--image", &image];
+    let hosts = ["spare-0", "spare-1", "spare-2", "spare-3"].map(|name| ["--host", name]);
+    let ordered = serving.run(&[&words[..], hosts.as_flattened()].concat());
+    assert_ne!(ordered["image"], before, "{ordered}");
+
+    serving.run(&["uid", "add", "bob", "--uid", "1001"]);
+    until("every replica has executed everything", PATIENCE, async || {
+        let shown = serving.run(&["service", "show", "uid"]);
+        let replicas = shown["replicas"].as_array().cloned().unwrap_or_default();
+        let goes_on = |replica: &Value| {
+            replica["executed"] == replica["ordered"] && replica["image"] == ordered["image"]
+        };
+        if replicas.len() == 4 && replicas.iter().all(goes_on) { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    for (name, uid) in [("alice", "1000\n"), ("bob", "1001\n")] {
+        assert_eq!(text(&serving.lookup(&["id", "-u", name])), uid);
+    }
+    // The former VMs are not asked any more.
+    let mut serving = serving;
+    for replica in 0..4 {
+        serving.kill(&format!("host-uid-{replica}")).await;
+    }
+    serving.run(&["uid", "add", "carol", "--uid", "1002"]);
+    assert_eq!(text(&serving.lookup(&["id", "-u", "carol"])), "1002\n");
+    assert_eq!(text(&serving.lookup(&["id", "-u", "alice"])), "1000\n");
 }
 
 /// A replica whose host is killed comes back from its newest certified slot and goes on at the right entry.

@@ -58,7 +58,8 @@ const fn host_entry(name: &'static str, error_kind: &'static str, what: &'static
     Entry { name, party: Party::Host, what, error_kind: Some(error_kind) }
 }
 
-/// Conduct of a host that lies about what the guest of a service answers. Clients of services find out, not the parties of a migration.
+/// Conduct of a host that lies about what the guest of a service answers, always or, with `:N`, N times. Clients of services and other
+/// replicas find out, not the parties of a migration.
 pub const REFUSED_REPLIES: &str = "refused-replies";
 
 /// Every conduct but the crashing ones and [`REFUSED_REPLIES`].
@@ -135,6 +136,9 @@ pub fn host(name: &str) -> Option<Arc<dyn host_conduct::Conduct>> {
     if let Some(step) = name.strip_prefix(CRASH_AFTER_OFFER) {
         return CrashingHost::parse(step).map(|conduct| Arc::new(conduct.after_offer()) as _);
     }
+    if let Some(times) = name.strip_prefix(REFUSED_REPLIES).and_then(|rest| rest.strip_prefix(':')) {
+        return times.parse().ok().map(|times| Arc::new(RefusedReplies::times(times)) as _);
+    }
     Some(match name {
         "honest" => Arc::new(host_conduct::Honest),
         "rollback" => Arc::new(Rollback),
@@ -153,7 +157,7 @@ pub fn host(name: &str) -> Option<Arc<dyn host_conduct::Conduct>> {
         "double-activate" => Arc::new(DoubleActivate),
         "early-activate" => Arc::new(EarlyActivate),
         "too-many-liars" => Arc::new(Equivocate::default()),
-        REFUSED_REPLIES => Arc::new(RefusedReplies),
+        REFUSED_REPLIES => Arc::new(RefusedReplies::times(u64::MAX)),
         _ => return None,
     })
 }

@@ -23,7 +23,7 @@ use super::{ClusterError, Plan};
 const VERIFIERS_FILE: &str = "group.toml";
 const ORCHESTRATORS_FILE: &str = "orchestrators.toml";
 const REPLICAS_FILE: &str = "services.toml";
-const INDEX_FILE: &str = "cluster.toml";
+pub(super) const INDEX_FILE: &str = "cluster.toml";
 const LINKS: &str = "links";
 const SOCKETS: &str = "run";
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -197,6 +197,9 @@ impl Folder {
             fs::read_to_string(path).map_err(ClusterError::io(format!("read {}", path.display())))
         };
         let path = root.join(INDEX_FILE);
+        if !path.exists() {
+            return Err(ClusterError::NoCluster { folder: root.to_owned() });
+        }
         let index = toml::from_str(&read(&path)?).map_err(|error| ClusterError::BadFile {
             path: path.clone(),
             reason: error.message().to_owned(),
@@ -335,6 +338,7 @@ impl Folder {
             let signer = Plan::signer_name(self.number(entry));
             let mut services =
                 strings([("group_file", REPLICAS_FILE.to_owned()), ("signer", socket(&signer))]);
+            services.insert("key_file".into(), format!("keys/{signer}.transport").into());
             services.insert("hosts".into(), self.addresses(NodeRole::Host, None));
             // Leases end also while nobody calls.
             let timed = plan.services.iter().filter(|name| *name == "registry").cloned().map(Value::String);

@@ -96,7 +96,7 @@ pub(crate) async fn create(wanted: &Wanted, cluster: &Cluster) -> Result<Created
         config: config(wanted, cluster)?,
     };
     spec.validate().map_err(Failure::usage)?;
-    for replica in 0..cluster.replicas()?.members.len() as u16 {
+    for (replica, member) in (0u16..).zip(&cluster.replicas()?.members) {
         let host =
             host_of(&cluster.folder, &Plan::service_host_name(name, replica.into())).map_err(|failure| {
                 failure.next(format!(
@@ -108,7 +108,7 @@ pub(crate) async fn create(wanted: &Wanted, cluster: &Cluster) -> Result<Created
             image,
             machine_version: MACHINE_VERSION,
             memory_bytes: spec.memory_bytes,
-            input_policy: InputPolicy::ClientSigned,
+            input_policy: InputPolicy::SignedBy(member.transport_key),
             output_policy: OutputPolicy::Immediate,
             host: host.1,
             nonce: nonce()?,

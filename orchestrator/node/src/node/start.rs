@@ -10,7 +10,6 @@ use std::time::Duration;
 use quorate_agreement::{Config as LogConfig, ConsensusLog, LogError, OrderedLog};
 use quorate_attest::epoch::GroupChain;
 use quorate_attest::group::{GroupConfig, Member};
-use quorate_attest::key::SecretKey;
 use quorate_control::Which;
 use quorate_signer::SignerClient;
 use quorate_transport::{Endpoint, Limits, Role, TransportError};
@@ -248,11 +247,7 @@ pub(super) async fn start(loaded: Loaded, services: Option<Parts>) -> Result<Nod
         fatal,
     });
     let mut tasks = JoinSet::new();
-    start_services(
-        &shared,
-        services.or_else(|| parts(&loaded.services, &loaded.transport_key, &shared)),
-        &mut tasks,
-    )?;
+    start_services(&shared, services.or_else(|| parts(&loaded.services, &shared)), &mut tasks)?;
     executor::start(&shared, entries, &mut tasks)?;
     let leave_grace = Duration::from_millis(loaded.config.leave_grace_ms);
     tasks.spawn(epochs::follow(Arc::clone(&shared), begun, leave_grace));
@@ -262,14 +257,14 @@ pub(super) async fn start(loaded: Loaded, services: Option<Parts>) -> Result<Nod
 }
 
 /// What the configuration says about services, if it does.
-fn parts(services: &Option<Services>, key: &SecretKey, shared: &Arc<Shared>) -> Option<Parts> {
-    let Services { group, replica, signer, hosts, timed } = services.as_ref()?;
+fn parts(services: &Option<Services>, shared: &Arc<Shared>) -> Option<Parts> {
+    let Services { group, replica, signer, key, hosts, timed } = services.as_ref()?;
     let shared = Arc::downgrade(shared);
     let find: FindVm = Arc::new(move |name| shared.upgrade()?.replica().control().vm_named(name));
     Some(Parts {
         group: Arc::clone(group),
         replica: *replica,
-        guests: Arc::new(HostGuests::new(key, hosts.clone(), find)),
+        guests: Arc::new(HostGuests::new(key.clone(), hosts.clone(), find)),
         signer: Arc::new(SignerClient::new(signer)),
         timed: timed.clone(),
     })

@@ -7,23 +7,21 @@
 //!                            ├─ Refused, behind: the guest went back to a certified slot ─▶ Fetch from there, outcomes are compared
 //!                            ├─ Refused, ahead: outcomes were lost here ─▶ AskPeers, f + 1 of whom tell them
 //!                            └─ Refused, empty: genesis, or the state of the former image ─▶ Upgrade
-//! Compared: f + 1 others say something else about an entry ─▶ Stop; then the guest's way from before that entry is gone again,
-//!           and Resume when f + 1 others say the same
+//! Compared: f + 1 others say something else about an entry ─▶ Stop ─▶ Rewind ─▶ AskPeers: how much of the log is theirs too ─▶ Forget the
+//!           rest ─▶ what the guest executes from there on is compared: Resume when f + 1 others say the same, else Stop again
 //! ```
 //!
 //! One thing is under way at a time; [`Core::is_idle`] says when the next may begin. A shell that dies between any two effects loses
 //! nothing: what was not persisted is executed again, or is told by others.
 
+mod events;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use borsh::{BorshDeserialize, BorshSerialize};
-use quorate_attest::encoding::{Bounded, bounded_list};
+use quorate_attest::encoding::Bounded as _;
 use quorate_attest::group::GroupConfig;
-use quorate_attest::id::{OperationId, ServiceId};
 use quorate_attest::key::Signature;
 use quorate_attest::merkle::{Digest, Sha256Tree, TreeHash};
 use quorate_attest::quorum::QuorumRule;
@@ -33,148 +31,8 @@ use quorate_attest::state_tree::StateCommitment;
 use quorate_ordering::services::{ExecutedEntry, SignedReceipt};
 use sha2::{Digest as _, Sha256};
 
-use crate::log_tree::{NodePlace, Peaks};
-
-/// Most receipts in one [`Evidence`].
-const THEIRS_MAX: usize = 64;
-
-/// Whose replica this is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// The group of the service's replicas.
-    pub group: Arc<GroupConfig>,
-    /// This replica in it.
-    pub replica: u16,
-    /// The service.
-    pub service: ServiceId,
-}
-
-/// An entry of the service's log, with what is known about it here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its number.
-    pub number: u64,
-    /// Entry of the orchestrators' log that ordered it.
-    pub log_index: u64,
-    /// The operation that ordered it.
-    pub operation: OperationId,
-    /// The request; nothing for entry 0.
-    pub request: Vec<u8>,
-    /// What came of it, if it was executed here before.
-    pub known: Option<ServiceReceipt>,
-    /// Image that executes it: how many preceded that.
-    pub version: usize,
-    /// First entry that this image executes.
-    pub began: u64,
-}
-
-/// An executed entry on its way to the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Done {
-    /// What came of it.
-    pub receipt: ServiceReceipt,
-    /// This replica's signature; none if the signer has signed something else about this number.
-    pub signature: Option<Signature>,
-    /// The encoded reply; empty if it is not known any more.
-    pub reply: Vec<u8>,
-}
-
-/// What one transaction makes durable: consecutive entries and the nodes of the tree that they complete.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// The entries.
-    pub entries: Vec<Done>,
-    /// The nodes.
-    pub nodes: Vec<(NodePlace, Digest)>,
-}
-
-/// Why a replica stopped: what it says about an entry, and what others say.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct Evidence {
-    /// What this replica signed, or executed without a signature.
-    pub ours: SignedReceipt,
-    /// What this replica's guest answered when it executed the entry again, if that is why it stopped.
-    pub again: Option<ServiceReceipt>,
-    /// What `f + 1` others signed.
-    #[borsh(deserialize_with = "bounded_list::<THEIRS_MAX, _, _>")]
-    pub theirs: Vec<SignedReceipt>,
-}
-
-impl Bounded for Evidence {
-    const LIMIT: usize = (THEIRS_MAX + 2) * (ServiceReceipt::LIMIT + 72);
-}
-
-/// What has happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// There may be something to do.
-    Wake,
-    /// Consecutive entries of one image, from the number that was asked for on; none if there is none yet.
-    Fetched(Vec<Entry>),
-    /// The guest's answer.
-    Output(Output),
-    /// The guest does not answer, or its state could not be brought to the next image.
-    Gone,
-    /// The state of the former image is in the guest.
-    Imported,
-    /// One for each receipt, in their order.
-    Signed(Vec<Option<Signature>>),
-    /// The batch is in the file.
-    Persisted,
-    /// What others tell about entries that were asked for.
-    Peers(Vec<ExecutedEntry>),
-    /// What others say about one entry that was executed here.
-    Compared {
-        /// What this replica says.
-        ours: Box<SignedReceipt>,
-        /// What they say.
-        theirs: Vec<SignedReceipt>,
-    },
-    /// The file ends before the entry that was wrong.
-    Truncated(Peaks),
-}
-
-/// What the shell has to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Read entries, as many as one input may hold.
-    Fetch {
-        /// Number of the first.
-        first: u64,
-    },
-    /// Give the guest of this image an input.
-    Feed {
-        /// Image: how many preceded it.
-        version: usize,
-        /// The input.
-        input: Box<Input>,
-    },
-    /// Bring the state of the image before to the guest of this one.
-    Upgrade {
-        /// Image: how many preceded it.
-        version: usize,
-        /// First entry that it executes.
-        number: u64,
-    },
-    /// Have these signed.
-    Sign(Vec<ServiceReceipt>),
-    /// Write this, then answer those who wait.
-    Persist(Box<Batch>),
-    /// Ask the other replicas about entries.
-    AskPeers {
-        /// Number of the first.
-        first: u64,
-    },
-    /// Serve no more, keep the evidence, and forget what was executed from this number on.
-    Stop {
-        /// First entry that is wrong.
-        number: u64,
-        /// Why.
-        evidence: Box<Evidence>,
-    },
-    /// Serve again.
-    Resume,
-}
+use crate::log_tree::Peaks;
+pub use events::{Batch, Done, Effect, Entry, Event, Evidence, Identity};
 
 #[derive(Debug)]
 enum Phase {
@@ -184,7 +42,10 @@ enum Phase {
     Importing {
         number: u64,
     },
-    Asking,
+    /// With the number that the guest wants next.
+    Asking {
+        next: u64,
+    },
     Signing {
         log: Peaks,
         batch: Box<Batch>,
@@ -192,11 +53,29 @@ enum Phase {
     Persisting {
         log: Peaks,
     },
+    Rewinding,
+    /// Which part of the log is also that of others.
+    Locating,
     /// With what the guest answered, if that is to be taken in place of what is forgotten.
     Truncating {
         number: u64,
         answer: Option<(Vec<Entry>, Applied)>,
     },
+}
+
+/// A replica that others contradict.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doubt {
+    /// Whether the guest was taken back since.
+    rewound: bool,
+    /// How often that was tried.
+    attempts: u32,
+    /// Whether `f + 1` others have the same log as far as this one goes.
+    located: bool,
+    /// Entries that were forgotten last because they have not.
+    forgotten: u64,
+    /// First entry that the guest executed afterwards. Older ones say nothing about how it is now.
+    executed: Option<u64>,
 }
 
 /// A replica.
@@ -209,15 +88,15 @@ pub struct Core {
     log: Peaks,
     /// Number that the guest is believed to want next.
     next: u64,
-    stopped: bool,
+    doubt: Option<Doubt>,
     phase: Phase,
 }
 
 impl Core {
     /// A replica that goes on behind `log`. One that was stopped before stays so.
     pub fn new(identity: Identity, rule: QuorumRule, genesis: Genesis, log: Peaks, stopped: bool) -> Self {
-        let next = log.size();
-        Self { identity, rule, genesis, log, next, stopped, phase: Phase::Idle }
+        let (next, doubt) = (log.size(), stopped.then(Doubt::default));
+        Self { identity, rule, genesis, log, next, doubt, phase: Phase::Idle }
     }
 
     /// Whether nothing is under way.
@@ -227,7 +106,7 @@ impl Core {
 
     /// Whether it does not serve because others contradict it.
     pub fn is_stopped(&self) -> bool {
-        self.stopped
+        self.doubt.is_some()
     }
 
     /// Entries executed.
@@ -239,7 +118,7 @@ impl Core {
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         match (phase, event) {
-            (Phase::Idle, Event::Wake) => self.fetch(self.next),
+            (Phase::Idle, Event::Wake) => self.wake(),
             (Phase::Idle, Event::Compared { ours, theirs }) => self.compared(*ours, &theirs),
             (Phase::Fetching, Event::Fetched(entries)) => self.feed(entries),
             (Phase::Feeding(entries), Event::Output(Output::Applied(applied))) => {
@@ -249,7 +128,7 @@ impl Core {
                 self.refused(&entries, next)
             }
             (Phase::Importing { number }, Event::Imported) => self.fetch(number),
-            (Phase::Asking, Event::Peers(told)) => self.adopt(&told),
+            (Phase::Asking { next }, Event::Peers(told)) => self.adopt(&told, next),
             (Phase::Signing { log, mut batch }, Event::Signed(signatures))
                 if signatures.len() == batch.entries.len() =>
             {
@@ -268,13 +147,58 @@ impl Core {
                 self.log = log;
                 answer.map_or_else(Vec::new, |(entries, applied)| self.applied(entries, applied))
             }
+            (Phase::Locating, Event::Peers(told)) => self.locate(&told),
+            (Phase::Rewinding, Event::Rewound) => {
+                self.doubt.iter_mut().for_each(|doubt| doubt.rewound = true);
+                Vec::new()
+            }
             // The guest is asked again with the next Wake.
-            (Phase::Feeding(_) | Phase::Importing { .. }, Event::Gone | Event::Output(_)) => Vec::new(),
+            (Phase::Feeding(_) | Phase::Importing { .. }, Event::Gone | Event::Output(_))
+            | (Phase::Rewinding, Event::Gone) => Vec::new(),
             (phase, _) => {
                 self.phase = phase;
                 Vec::new()
             }
         }
+    }
+
+    fn wake(&mut self) -> Vec<Effect> {
+        let number = self.size();
+        match &mut self.doubt {
+            Some(doubt) if !doubt.rewound => {
+                let attempt = doubt.attempts;
+                doubt.attempts = attempt.saturating_add(1);
+                self.phase = Phase::Rewinding;
+                vec![Effect::Rewind { number, attempt }]
+            }
+            Some(doubt) if !doubt.located => match number.checked_sub(1) {
+                Some(first) => {
+                    self.phase = Phase::Locating;
+                    vec![Effect::AskPeers { first }]
+                }
+                None => {
+                    doubt.located = true;
+                    self.fetch(0)
+                }
+            },
+            _ => self.fetch(self.next),
+        }
+    }
+
+    /// The replica may have been wrong for long before others were asked. Of two logs with the same root all entries are the same.
+    fn locate(&mut self, told: &[ExecutedEntry]) -> Vec<Effect> {
+        let size = self.size();
+        let agreed = size.checked_sub(1).and_then(|newest| self.agreed(told, newest));
+        let (Some(doubt), Some((receipt, _))) = (&mut self.doubt, agreed) else { return Vec::new() };
+        if receipt.log_root == self.log.root() {
+            doubt.located = true;
+            return Vec::new();
+        }
+        doubt.forgotten = doubt.forgotten.saturating_mul(2).max(1);
+        doubt.executed = None;
+        let number = size.saturating_sub(doubt.forgotten);
+        self.phase = Phase::Truncating { number, answer: None };
+        vec![Effect::Forget { number }]
     }
 
     fn fetch(&mut self, first: u64) -> Vec<Effect> {
@@ -325,6 +249,9 @@ impl Core {
                 None => return Vec::new(),
             }
             self.next = entry.number + 1;
+        }
+        if let (Some(doubt), false) = (&mut self.doubt, executed.is_empty()) {
+            doubt.executed.get_or_insert(first);
         }
         self.sign(log, batch)
     }
@@ -380,17 +307,12 @@ impl Core {
         if next <= self.size() {
             return self.fetch(next);
         }
-        if self.stopped {
-            // Its state is wrong. It has to go back first.
-            self.next = self.size();
-            return Vec::new();
-        }
-        self.phase = Phase::Asking;
+        self.phase = Phase::Asking { next };
         vec![Effect::AskPeers { first: self.size() }]
     }
 
     /// Takes over what `f + 1` others say about entries that the guest has executed and whose outcomes were lost.
-    fn adopt(&mut self, told: &[ExecutedEntry]) -> Vec<Effect> {
+    fn adopt(&mut self, told: &[ExecutedEntry], next: u64) -> Vec<Effect> {
         let mut log = self.log.clone();
         let mut batch = Box::<Batch>::default();
         while let Some((receipt, reply)) = self.agreed(told, log.size()) {
@@ -403,7 +325,8 @@ impl Core {
             batch.entries.push(Done { receipt, signature: None, reply });
             log = continued;
         }
-        self.next = log.size();
+        // What others were faster with, the guest is still to execute.
+        self.next = log.size().min(next);
         self.sign(log, batch)
     }
 
@@ -456,19 +379,20 @@ impl Core {
         let about: Vec<_> = theirs.iter().filter(|signed| signed.receipt.number == number).copied().collect();
         let groups = self.agreement(&about);
         let Some(agreed) = groups.into_iter().find(|group| self.is_enough(group)) else { return Vec::new() };
-        let same = agreed.iter().all(|signed| signed.receipt == ours.receipt);
-        match (same, self.stopped) {
-            (true, true) => {
-                self.stopped = false;
+        if agreed.iter().any(|signed| signed.receipt != ours.receipt) {
+            return self.stop(Evidence { ours, again: None, theirs: agreed }, None);
+        }
+        match self.doubt {
+            Some(Doubt { executed: Some(first), .. }) if number >= first => {
+                self.doubt = None;
                 vec![Effect::Resume]
             }
-            (true, false) => Vec::new(),
-            (false, _) => self.stop(Evidence { ours, again: None, theirs: agreed }, None),
+            _ => Vec::new(),
         }
     }
 
-    /// The guest went back and came to another result than before. The new one is taken: it comes from a certified slot. Whether it is
-    /// the right one is the others' to say.
+    /// The guest went back and came to another result than before. The new one is taken: it comes from a journalled slot. Whether it
+    /// is the right one is the others' to say.
     fn contradicts_itself(
         &mut self,
         known: ServiceReceipt,
@@ -487,7 +411,11 @@ impl Core {
 
     fn stop(&mut self, evidence: Evidence, answer: Option<(Vec<Entry>, Applied)>) -> Vec<Effect> {
         let number = evidence.ours.receipt.number;
-        self.stopped = true;
+        let before = self.doubt.take();
+        // A guest that went back by itself need not be taken back, unless what it contradicts now is what others say.
+        let rewound = answer.is_some() && before.is_none();
+        let attempts = before.map_or(0, |doubt| doubt.attempts);
+        self.doubt = Some(Doubt { rewound, attempts, ..Doubt::default() });
         self.phase = Phase::Truncating { number, answer };
         vec![Effect::Stop { number, evidence: Box::new(evidence) }]
     }

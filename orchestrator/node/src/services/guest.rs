@@ -16,10 +16,7 @@ use quorate_attest::service::{Input, Output};
 use quorate_host::client::Patience;
 use quorate_host::client::hosts::HostPeer;
 use quorate_host::client::replica::{Replica, ReplicaError};
-use sha2::{Digest as _, Sha256};
 
-/// First bytes of what the key that feeds guests is made of, zero padded.
-const DOMAIN: [u8; 16] = *b"quorate-feed-v1\0";
 /// How long a guest is waited for before the service host looks again at what there is to do.
 const PATIENCE: Patience = Patience { attempt: Duration::from_secs(5), call: Duration::from_secs(10) };
 
@@ -47,7 +44,7 @@ impl From<ReplicaError> for GuestError {
 }
 
 /// An answer on its way.
-pub type Answering<'a> = Pin<Box<dyn Future<Output = Result<Output, GuestError>> + Send + 'a>>;
+pub type Answering<'a, T = Output> = Pin<Box<dyn Future<Output = Result<T, GuestError>> + Send + 'a>>;
 
 /// The guests of one node.
 pub trait Guests: fmt::Debug + Send + Sync {
@@ -55,6 +52,8 @@ pub trait Guests: fmt::Debug + Send + Sync {
     fn feed<'a>(&'a self, vm: &'a str, input: &'a Input) -> Answering<'a>;
     /// Asks a fork of it, which changes nothing.
     fn query<'a>(&'a self, vm: &'a str, input: &'a Input) -> Answering<'a>;
+    /// Has the VM taken back to its newest slot.
+    fn rewind<'a>(&'a self, vm: &'a str) -> Answering<'a, ()>;
 }
 
 /// The VM that has a name, as far as the control plane knows.
@@ -76,18 +75,11 @@ impl fmt::Debug for HostGuests {
 }
 
 impl HostGuests {
-    /// Feeds with a key of its own, made from the transport key: hosts know it in no other role.
-    pub fn new(transport: &SecretKey, hosts: Vec<HostPeer>, find: FindVm) -> Self {
-        let seed = Sha256::new().chain_update(DOMAIN).chain_update(*transport.to_seed()).finalize();
+    /// Feeds with a key that hosts know in no other role: the VMs' specifications name it.
+    pub fn new(key: SecretKey, hosts: Vec<HostPeer>, find: FindVm) -> Self {
         // Rises over restarts as long as the clock does; a repeated one would at worst get another's answer, which is refused.
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
-        Self {
-            key: SecretKey::from_seed(seed.into()),
-            hosts,
-            find,
-            sequence: AtomicU64::new(began),
-            replicas: Mutex::default(),
-        }
+        Self { key, hosts, find, sequence: AtomicU64::new(began), replicas: Mutex::default() }
     }
 
     fn replica(&self, name: &str) -> Result<Arc<Replica>, GuestError> {
@@ -128,6 +120,10 @@ impl Guests for HostGuests {
             let output = queried.outputs.first();
             read(output.ok_or_else(|| GuestError::new("DecodeError", "the fork answered nothing"))?)
         })
+    }
+
+    fn rewind<'a>(&'a self, vm: &'a str) -> Answering<'a, ()> {
+        Box::pin(async move { Ok(self.replica(vm)?.rewind().await?) })
     }
 }
 

@@ -19,8 +19,8 @@
 //! # Not promised
 //!
 //! * A guest that hangs holds up its own service on this node, nothing else. Its replies come from the other replicas then.
-//! * A replica that contradicts `f + 1` others serves nothing until its guest came back from a certified slot. The host does that when it
-//!   is restarted; nothing here restarts it.
+//! * A replica that contradicts `f + 1` others serves nothing until its guest, taken back to its newest slot, comes to the same results as
+//!   they do. If that slot is wrong already, no verifier certifies it and the host refuses to rebuild it: the VM has to be recovered.
 
 pub mod core;
 pub mod guest;

@@ -10,9 +10,8 @@
 //! | `heads` | service ‖ size | cosigned head; the newest [`HEADS_KEPT`] of each service |
 //! | `stopped` | service | why it does not serve |
 //!
-//! Numbers in keys are big-endian, so that the entries of a service stand in order. Results and position are one transaction: the
-//! position is the last key of `entries`. As in the executed log, a sync once a second is enough. What a crash takes back is executed
-//! again, and what may leave the process is durable in the signer's sign-log.
+//! Numbers in keys are big-endian, so that the entries of a service stand in order. Results and position are one durable transaction:
+//! the position is the last key of `entries`. For everything else a sync once a second is enough: it is read from the log again.
 
 use std::path::Path;
 
@@ -98,13 +97,21 @@ impl ServiceStore {
         Ok(Self { database })
     }
 
-    /// A write that a crash may take back until the next [`ServiceStore::sync`].
+    /// A write that a crash may take back until the next [`ServiceStore::sync`] or the next durable one.
     fn write(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        self.write_with(Durability::None, work)
+    }
+
+    fn write_with(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let mut write = self.database.begin_write()?;
-        write.set_durability(Durability::None)?;
+        write.set_durability(durability)?;
         work(&write)?;
         write.commit()?;
         Ok(())
@@ -125,12 +132,13 @@ impl ServiceStore {
         })
     }
 
-    /// Writes executed entries; old replies go.
+    /// Makes executed entries durable; old replies go. If all replicas lost the results of entries that their guests' slots contain,
+    /// nobody could tell them any more.
     ///
     /// # Errors
     /// Storage errors; nothing of the batch is kept then.
     pub fn commit(&self, service: &ServiceId, batch: &Batch) -> Result<(), StoreError> {
-        self.write(|write| {
+        self.write_with(Durability::Immediate, |write| {
             let (mut entries, mut replies) = (write.open_table(ENTRIES)?, write.open_table(REPLIES)?);
             for done in &batch.entries {
                 let key = key(service, done.receipt.number);

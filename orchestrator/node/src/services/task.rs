@@ -12,6 +12,7 @@ use quorate_control::{Service, Which, service_vm_name};
 use quorate_ordering::protocol::Refused;
 use quorate_ordering::services::SignedReceipt;
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::core::{Core, Effect, Entry, Event, Identity};
@@ -26,6 +27,9 @@ const BATCH_BYTES: usize = 200 << 10;
 const RETRY: Duration = Duration::from_millis(100);
 /// Pause before a guest is fed again what it has refused.
 const REFUSED_RETRY: Duration = Duration::from_secs(2);
+/// Pause before a guest is taken back once more, doubled each time.
+const REWIND_RETRY: Duration = Duration::from_secs(1);
+const REWIND_RETRY_MAX: Duration = Duration::from_secs(64);
 /// Comparisons that wait.
 const COMPARED_WAITING: usize = 4;
 
@@ -175,8 +179,10 @@ impl Task {
                 sleep(RETRY).await;
             },
             Effect::Persist(batch) => {
-                self.host.store.commit(&service, &batch)?;
                 let size = batch.entries.last().map_or(0, |done| done.receipt.log_size);
+                let host = Arc::clone(&self.host);
+                let committed = spawn_blocking(move || host.store.commit(&service, &batch)).await;
+                committed.map_err(|error| StoreError::damaged(error.to_string()))??;
                 self.running.executed.send_replace(size);
                 *lock(&self.running.stuck) = None;
                 self.shared.metrics.service_executed(&self.genesis.spec.name, size);
@@ -188,10 +194,22 @@ impl Task {
                 sleep(RETRY).await;
                 Some(event)
             }
+            Effect::Rewind { number, attempt } => Some(self.rewind(number, attempt).await?),
             Effect::Stop { number, evidence } => {
                 self.stop(number, &evidence)?;
                 let log = self.host.store.read()?.peaks(&service, number)?;
                 Some(Event::Truncated(log))
+            }
+            Effect::Forget { number } => {
+                let Some(why) = self.running.stopped() else { return Ok(None) };
+                self.host.store.stop(&service, number, &why)?;
+                self.running.executed.send_replace(number);
+                tracing::warn!(
+                    service = self.genesis.spec.name,
+                    number,
+                    "forgotten: others have another log"
+                );
+                Some(Event::Truncated(self.host.store.read()?.peaks(&service, number)?))
             }
             Effect::Resume => {
                 self.host.store.resume(&service)?;
@@ -254,6 +272,21 @@ impl Task {
         }
     }
 
+    /// A guest that is wrong again and again is given more and more time.
+    async fn rewind(&self, number: u64, attempt: u32) -> Result<Event, StoreError> {
+        if let Some(doublings) = attempt.checked_sub(1) {
+            sleep(REWIND_RETRY.saturating_mul(1 << doublings.min(6)).min(REWIND_RETRY_MAX)).await;
+        }
+        let (service, vm) = (&self.genesis.spec.name, self.vm(self.service()?.image_at(number).1));
+        Ok(match self.host.parts.guests.rewind(&vm).await {
+            Ok(()) => {
+                tracing::warn!(service, number, vm, "the guest is taken back to its newest slot");
+                Event::Rewound
+            }
+            Err(error) => self.stuck(&error),
+        })
+    }
+
     fn stuck(&self, error: &GuestError) -> Event {
         let service = &self.genesis.spec.name;
         let why = Refused { kind: error.kind.clone(), detail: error.detail.clone() };
@@ -313,7 +346,10 @@ impl Task {
         if let Some(stored) = self.host.store.read()?.receipt(&self.running.service, number)? {
             evidence.ours.signature = stored.signature.unwrap_or(Signature::NONE);
         }
-        self.shared.keep_evidence("ServiceDivergence", &file, &evidence.encoded());
+        // A replica that has not served since is contradicted for the same reason, as often as it tries again.
+        if lock(&self.running.stopped).is_none() {
+            self.shared.keep_evidence("ServiceDivergence", &file, &evidence.encoded());
+        }
         let why = Refused { kind: "ServiceStopped".to_owned(), detail };
         self.host.store.stop(&self.running.service, number, &why)?;
         *lock(&self.running.stopped) = Some(why);

@@ -1,17 +1,36 @@
 //! Hosts that lie about what the guest of a service has answered.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use quorate_attest::encoding::Bounded;
 use quorate_attest::request::{Reply, status};
 use quorate_attest::service::{Applied, Executed, Output};
 use quorate_host::conduct::Conduct;
 
-/// Turns every success of a service into a conflict. Two hosts that do so tell the same lie.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RefusedReplies;
+/// Turns every success of a service into a conflict, so many times. Two hosts that do so tell the same lie.
+#[derive(Debug)]
+pub struct RefusedReplies {
+    left: AtomicU64,
+}
+
+impl RefusedReplies {
+    /// Lies about so many outputs, and is honest then.
+    pub fn times(count: u64) -> Self {
+        Self { left: count.into() }
+    }
+
+    fn takes_one(&self) -> bool {
+        let less = |left: u64| left.checked_sub(1);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
 
 impl Conduct for RefusedReplies {
     fn emitted(&self, output: Vec<u8>) -> Vec<u8> {
-        altered(&output).unwrap_or(output)
+        match altered(&output) {
+            Some(lie) if lie != output && self.takes_one() => lie,
+            _ => output,
+        }
     }
 }
 

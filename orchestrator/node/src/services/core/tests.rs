@@ -1,10 +1,11 @@
 //! A replica with a guest that is the real service in process, a signer that keeps its promises and a file that may forget nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use quorate_attest::group::{HASH_SHA256, Member};
-use quorate_attest::id::{Epoch, GroupId, ImageDigest, Nonce};
+use quorate_attest::id::{Epoch, GroupId, ImageDigest, Nonce, OperationId};
 use quorate_attest::key::SecretKey;
 use quorate_attest::request::{Call, Request, status};
 use quorate_attest::service::{Answer, Query, ServiceSpec, StateEntry};
@@ -78,6 +79,10 @@ struct World {
     /// First entries of the images after the first.
     upgrades: Vec<u64>,
     peers: Vec<ExecutedEntry>,
+    /// What the host takes the guests back to; it does not answer without.
+    slot: Option<BTreeMap<usize, Machine>>,
+    /// Attempts to have it do so.
+    rewinds: Vec<u32>,
     /// Effects until the process is killed.
     fuse: Option<usize>,
 }
@@ -106,6 +111,8 @@ impl World {
             ordered: 1,
             upgrades: Vec::new(),
             peers: Vec::new(),
+            slot: None,
+            rewinds: Vec::new(),
             fuse: None,
         }
     }
@@ -192,6 +199,22 @@ impl World {
                 self.file.truncate(number as usize);
                 Some(Event::Truncated(log))
             }
+            Effect::Rewind { attempt, .. } => {
+                self.rewinds.push(attempt);
+                Some(match &self.slot {
+                    Some(slot) => {
+                        self.machines = slot.clone();
+                        Event::Rewound
+                    }
+                    None => Event::Gone,
+                })
+            }
+            Effect::Forget { number } => {
+                assert!(self.stopped);
+                let log = self.log(number);
+                self.file.truncate(number as usize);
+                Some(Event::Truncated(log))
+            }
             Effect::Resume => {
                 self.stopped = false;
                 None
@@ -258,6 +281,15 @@ fn lie(truth: &ServiceReceipt, replica: u16) -> SignedReceipt {
 
 fn truth(receipt: &ServiceReceipt, replica: u16) -> SignedReceipt {
     SignedReceipt { replica, receipt: *receipt, signature: receipt.sign(&vote_key(replica)) }
+}
+
+/// What replicas 1 and 2 answer when they are asked about all entries.
+fn told_by_two(file: &[Done]) -> Vec<ExecutedEntry> {
+    let told = |done: &Done, replica| {
+        let SignedReceipt { receipt, signature, .. } = truth(&done.receipt, replica);
+        ExecutedEntry { replica, receipt, signature, reply: done.reply.clone() }
+    };
+    file.iter().flat_map(|done| [1, 2].map(|replica| told(done, replica))).collect()
 }
 
 #[test]
@@ -393,7 +425,7 @@ fn f_liars_do_not_stop_an_honest_replica_and_f_plus_1_do() {
 }
 
 #[test]
-fn a_replica_that_diverged_comes_back_by_a_certified_slot_and_serves_once_f_plus_1_agree() {
+fn a_replica_that_diverged_has_its_guest_taken_back_and_serves_once_f_plus_1_agree() {
     let want = honest(30);
     let (mut world, _) = World::settled(0, 9);
     let slot = world.machines.clone();
@@ -408,21 +440,16 @@ fn a_replica_that_diverged_comes_back_by_a_certified_slot_and_serves_once_f_plus
     let ours = world.ours(19);
     assert!(world.cycle(&mut core, Event::Compared { ours: Box::new(ours), theirs: theirs(19) }).is_ok());
     assert!(core.is_stopped());
-    world.peers = (0..20)
-        .flat_map(|n| theirs(n).into_iter().map(move |s| (n, s)))
-        .map(|(n, signed)| ExecutedEntry {
-            replica: signed.replica,
-            receipt: signed.receipt,
-            signature: signed.signature,
-            reply: want[n].reply.clone(),
-        })
-        .collect();
+    world.peers = told_by_two(&want[..20]);
     assert!(world.settle(&mut core).is_ok());
     assert_eq!(core.size(), 19, "a wrong state is not covered up with the results of others");
-    world.machines = slot;
+    assert_eq!(world.rewinds[..3], [0, 1, 2], "each attempt is told from the one before");
+    world.slot = Some(slot);
     // In between the process may be restarted.
     let mut core = world.core();
+    world.rewinds.clear();
     assert!(world.settle(&mut core).is_ok());
+    assert_eq!(world.rewinds, [0], "once is enough");
     assert_eq!(receipts(&world.file), receipts(&want[..20]));
     assert!(core.is_stopped(), "its word alone does not count");
     for done in &world.file {
@@ -444,6 +471,77 @@ fn a_replica_that_diverged_comes_back_by_a_certified_slot_and_serves_once_f_plus
     assert!(world.cycle(&mut core, Event::Compared { ours: Box::new(ours), theirs: theirs(29) }).is_ok());
     assert!(!core.is_stopped() && !world.stopped);
     assert!(world.file[29].signature.is_some());
+}
+
+/// The host altered the replies on their way, and the slot that it goes back to is newer than the lies.
+#[test]
+fn a_replica_that_was_lied_to_for_long_finds_the_part_of_its_log_that_others_have_too() {
+    let want = honest(30);
+    for (from, to) in [(19, 20), (9, 20), (1, 20), (0, 20), (12, 17)] {
+        let (mut world, _) = World::settled(0, 20);
+        let mut log = world.log(from);
+        for number in from..20 {
+            let done = &mut world.file[number as usize];
+            if number < to {
+                done.receipt.result = [0xbd; 32];
+            }
+            log.push(Sha256Tree::leaf(&done.receipt.leaf().encoded()));
+            done.receipt.log_root = log.root();
+        }
+        world.slot = Some(world.machines.clone());
+        world.peers = told_by_two(&want);
+        let mut core = world.core();
+        let ours = world.ours(19);
+        let theirs = [1, 2].map(|replica| truth(&want[19].receipt, replica)).to_vec();
+        let compared = Event::Compared { ours: Box::new(ours), theirs };
+        assert!(world.cycle(&mut core, compared).is_ok());
+        assert!(core.is_stopped());
+        world.ordered = 30;
+        assert!(world.settle(&mut core).is_ok());
+        assert_eq!(receipts(&world.file), receipts(&want), "lies about {from} to {to}");
+        assert_eq!((world.rewinds.len(), world.evidence.len()), (1, 1));
+
+        let agree = |number: usize| Event::Compared {
+            ours: Box::new(world.ours(number as u64)),
+            theirs: [1, 2].map(|replica| truth(&want[number].receipt, replica)).to_vec(),
+        };
+        let (adopted, executed) = (agree(19), agree(29));
+        assert!(world.cycle(&mut core, adopted).is_ok());
+        assert!(core.is_stopped(), "what others told shows nothing about the guest");
+        assert!(world.cycle(&mut core, executed).is_ok());
+        assert!(!core.is_stopped() && !world.stopped);
+    }
+}
+
+#[test]
+fn a_guest_that_is_wrong_in_its_slot_too_is_taken_back_again_and_again_and_serves_nothing() {
+    let want = honest(30);
+    let (mut world, mut core) = World::settled(0, 10);
+    let healthy = world.machines.clone();
+    world.machines.get_mut(&0).unwrap().corrupt();
+    world.slot = Some(world.machines.clone());
+    world.ordered = 20;
+    world.peers = told_by_two(&want[..20]);
+    assert!(world.settle(&mut core).is_ok());
+    let theirs = |number: usize| [1, 2].map(|replica| truth(&want[number].receipt, replica)).to_vec();
+    let compared = Event::Compared { ours: Box::new(world.ours(19)), theirs: theirs(19) };
+    assert!(world.cycle(&mut core, compared).is_ok());
+    assert!(world.settle(&mut core).is_ok());
+    assert!(core.is_stopped());
+    let attempts = world.rewinds.len() as u32;
+    assert!(attempts > 1 && world.rewinds == (0..attempts).collect::<Vec<_>>(), "{:?}", world.rewinds);
+
+    // It is compared now and then, as long as it takes.
+    world.slot = Some(healthy);
+    world.ordered = 30;
+    world.peers = told_by_two(&want);
+    for _ in 0..3 {
+        assert!(world.settle(&mut core).is_ok());
+        let compared = Event::Compared { ours: Box::new(world.ours(29)), theirs: theirs(29) };
+        assert!(world.cycle(&mut core, compared).is_ok());
+    }
+    assert!(!core.is_stopped() && !world.stopped);
+    assert!(receipts(&world.file) == receipts(&want), "it has the log of the others again");
 }
 
 #[test]
