@@ -260,6 +260,12 @@ pub enum ClusterError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The folder holds no cluster.
+    #[error("{} is no cluster: it has no {}", folder.display(), files::INDEX_FILE)]
+    NoCluster {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The plan makes no group.
     #[error("the plan makes no group: {0}")]
     Group(#[from] quorate_attest::VerifyError),
@@ -284,7 +290,7 @@ impl ClusterError {
             Self::NodeFailed { .. } => "NodeFailed",
             Self::NotReady { .. } => "PeerTimeout",
             Self::AlreadySupervised { .. } => "DataDirLocked",
-            Self::UnknownNode { .. } | Self::BadFile { .. } => "BadConfig",
+            Self::UnknownNode { .. } | Self::BadFile { .. } | Self::NoCluster { .. } => "BadConfig",
             Self::Group(error) => error.kind(),
             Self::Key(error) => error.kind(),
             Self::Io { .. } => "StorageFailed",

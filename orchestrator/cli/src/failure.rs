@@ -127,6 +127,10 @@ impl From<ClusterError> for Failure {
             ClusterError::ProgramMissing { .. } => {
                 (exit::CONFIGURATION, Some("cargo build --release, or name the folder with --programs DIR"))
             }
+            ClusterError::NoCluster { .. } => (
+                exit::CONFIGURATION,
+                Some("make one with `quorate cluster init DIR`, or name its folder (QUORATE_CLUSTER)"),
+            ),
             ClusterError::NodeFailed { status, .. } => {
                 let code = status.code().and_then(|code| u8::try_from(code).ok());
                 (code.filter(|code| *code != 0).unwrap_or(exit::REFUSED), None)
