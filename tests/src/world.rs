@@ -29,9 +29,9 @@ pub const A: usize = 0;
 /// Index of `host-b`, where it goes.
 pub const B: usize = 1;
 /// Time in which a cluster must find back to exactly one active instance.
-const RECOVERY: Duration = Duration::from_secs(20);
+const RECOVERY: Duration = Duration::from_secs(60);
 /// Time in which the first answers come.
-const FIRST_ANSWER: Duration = Duration::from_secs(30);
+const FIRST_ANSWER: Duration = Duration::from_secs(60);
 
 static TURN: OnceLock<Arc<Mutex<()>>> = OnceLock::new();
 

@@ -36,7 +36,7 @@ const DESTINATION: [Step; 10] = [
 ];
 
 /// Time until a process that is to be killed reaches the step.
-const DEATH: Duration = Duration::from_secs(20);
+const DEATH: Duration = Duration::from_secs(60);
 
 fn setup() -> Setup {
     Setup { migration_timeout_ms: 1500, ..Setup::default() }

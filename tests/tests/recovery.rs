@@ -7,7 +7,7 @@ use quorate_host::protocol::Status;
 use quorate_tests::{A, B, Setup, World, until};
 
 /// Time for a recovery and what follows from it.
-const WITHIN: Duration = Duration::from_secs(30);
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// Has `host-b` take the VM up, again and again until the orders and the verifiers' connections are there.
 async fn recover(world: &World) {
