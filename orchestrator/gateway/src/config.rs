@@ -21,7 +21,6 @@ const ORCHESTRATORS_FILE: &str = "orchestrators.toml";
 const REPLICAS_FILE: &str = "services.toml";
 const INDEX_FILE: &str = "cluster.toml";
 const LINKS: &str = "links";
-/// Name of the socket for the NSS module in the state directory.
 
 /// What flags and the environment may override.
 #[derive(Clone, Debug, Default)]
