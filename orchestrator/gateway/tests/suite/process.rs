@@ -50,7 +50,7 @@ fn files(folder: &Path) {
         folder.join("gateway.toml"),
         "cluster = \".\"\nkey_file = \"gateway.client\"\nstate_dir = \"state\"\nproofs_dir = \"proofs\"\n\
          registry = \"registry\"\nuid = \"uid\"\netcd_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\n\
-         timeout_ms = 200\n",
+         nss_socket = \"state/nss.socket\"\ntimeout_ms = 200\n",
     )
     .unwrap();
 }
