@@ -67,7 +67,8 @@ pub fn policy(case: &mut Case, worlds: &[World], rng: &mut Rng) -> Option<&'stat
             }
             _ => {
                 lines.remove(witness);
-                lines[group - 1] = lines[group - 1].replace(" member-0", "");
+                let groups = lines.iter_mut().filter(|line| line.starts_with("group "));
+                groups.for_each(|line| *line = line.replace(" member-0", ""));
                 "witness removed"
             }
         };

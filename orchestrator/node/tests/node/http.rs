@@ -177,9 +177,7 @@ fn metrics_have_the_documented_names() {
     let api = &cluster.node(0).api;
     wait_for(api, "/readyz");
     assert_eq!(submit(api, &cluster.operation(0).encoded()).0, 200);
-    let (status, text) = request(api, "GET /metrics", "");
-    assert_eq!(status, 200);
-    for name in [
+    let names = [
         "quorate_build_info{",
         "quorate_quorum_reachable 1",
         "quorate_epoch 0",
@@ -192,7 +190,14 @@ fn metrics_have_the_documented_names() {
         "quorate_queue_depth{queue=\"waiters\"}",
         "quorate_vm_count 0",
         "quorate_incoming_refused_total 0",
-    ] {
-        assert!(text.contains(name), "{name} is missing in\n{text}");
+    ];
+    // Some are gathered now and then.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (status, text) = request(api, "GET /metrics", "");
+        assert_eq!(status, 200);
+        let Some(missing) = names.iter().find(|name| !text.contains(**name)) else { return };
+        assert!(Instant::now() < deadline, "{missing} is missing in\n{text}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
