@@ -12,6 +12,7 @@
 //! bytes ─▶ Cut ─▶ replica: inputs of a guest, one after the other ─▶ World::feed: invariants after each
 //!      ─▶ control: entries of the log ─▶ two replicas agree, a snapshot is read again as the same state
 //!      ─▶ messages, wire, nss, attest: decoders ─▶ what decodes is encoded again and compared
+//!      ─▶ gateway: requests of etcd's clients ─▶ what is answered agrees with the registry's state
 //!      ─▶ proofs: decode, verify ─▶ what holds must be what was signed, or true of the tree
 //! ```
 //!
@@ -26,6 +27,7 @@
 pub mod attest;
 pub mod control;
 pub mod cut;
+pub mod gateway;
 pub mod messages;
 pub mod nss;
 pub mod proofs;

@@ -276,3 +276,32 @@ pub fn attest() -> Vec<Vec<u8>> {
         with(38, config.id().to_string().as_bytes()),
     ]
 }
+
+/// Puts, reads, leases and transactions of etcd's clients.
+pub fn etcd() -> Vec<Vec<u8>> {
+    use prost::Message;
+    use quorate_gateway::etcd::pb::compare::{CompareResult, CompareTarget, TargetUnion};
+    use quorate_gateway::etcd::pb::request_op::Request;
+    use quorate_gateway::etcd::pb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
+    let put = PutRequest { key: b"b/1".to_vec(), value: b"v".to_vec(), ..PutRequest::default() };
+    let get =
+        RangeRequest { key: b"a".to_vec(), range_end: b"c".to_vec(), limit: 2, ..RangeRequest::default() };
+    let op = |request| RequestOp { request: Some(request) };
+    let txn = TxnRequest {
+        compare: vec![Compare {
+            result: CompareResult::Equal as i32,
+            target: CompareTarget::Version as i32,
+            key: b"b/1".to_vec(),
+            range_end: Vec::new(),
+            target_union: Some(TargetUnion::Version(0)),
+        }],
+        success: vec![op(Request::RequestPut(put.clone())), op(Request::RequestRange(get.clone()))],
+        failure: vec![op(Request::RequestRange(get.clone()))],
+    };
+    let message = |kind: u8, bytes: Vec<u8>| [vec![kind, bytes.len() as u8], bytes].concat();
+    let puts: Vec<u8> = (0..5).flat_map(|name| [0, name, 1, 8, 0, 1, 0, 0]).collect();
+    let messages =
+        [message(4, txn.encode_to_vec()), message(5, put.encode_to_vec()), message(6, get.encode_to_vec())];
+    let leases = vec![2, 9, 3, 0, 1, 1, 8, 3, 0, 0, 0, 3, 3, 1, 1, 1, 1, 4, 0];
+    vec![puts, leases, messages.concat(), messages[0].clone()]
+}
