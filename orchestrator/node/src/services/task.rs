@@ -224,8 +224,9 @@ impl Task {
     /// Entries from a number on: of one image, and as many as one input holds.
     fn fetch(&self, first: u64) -> Result<Vec<Entry>, StoreError> {
         let id = self.running.service;
-        let service = self.service()?;
         let (ours, log) = (self.host.store.read()?, self.shared.store.read()?);
+        // Read after the views: an upgrade must not be younger than the entries behind it.
+        let service = self.service()?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
         let version = service.image_at(first).1;
         for number in first..first.saturating_add(BATCH_LIMIT as u64) {
