@@ -74,8 +74,15 @@ struct Doubt {
     located: bool,
     /// Entries that were forgotten last because they have not.
     forgotten: u64,
-    /// First entry that the guest executed afterwards. Older ones say nothing about how it is now.
+    /// First entry that the guest executed afterwards.
     executed: Option<u64>,
+}
+
+impl Doubt {
+    /// Whether an entry shows how the guest is now. In a log that others have not, every entry differs; of older entries it says nothing.
+    fn is_about(&self, number: u64) -> bool {
+        self.located && self.executed.is_some_and(|first| number >= first)
+    }
 }
 
 /// A replica.
@@ -373,7 +380,7 @@ impl Core {
 
     fn compared(&mut self, ours: SignedReceipt, theirs: &[SignedReceipt]) -> Vec<Effect> {
         let number = ours.receipt.number;
-        if number >= self.size() {
+        if number >= self.size() || self.doubt.is_some_and(|doubt| !doubt.is_about(number)) {
             return Vec::new();
         }
         let about: Vec<_> = theirs.iter().filter(|signed| signed.receipt.number == number).copied().collect();
@@ -382,17 +389,12 @@ impl Core {
         if agreed.iter().any(|signed| signed.receipt != ours.receipt) {
             return self.stop(Evidence { ours, again: None, theirs: agreed }, None);
         }
-        match self.doubt {
-            Some(Doubt { executed: Some(first), .. }) if number >= first => {
-                self.doubt = None;
-                vec![Effect::Resume]
-            }
-            _ => Vec::new(),
-        }
+        self.doubt.take().map_or_else(Vec::new, |_| vec![Effect::Resume])
     }
 
-    /// The guest went back and came to another result than before. The new one is taken: it comes from a journalled slot. Whether it
-    /// is the right one is the others' to say.
+    /// The guest went back and came to another result than before. If it went back by itself, the new one is taken, since it comes from
+    /// a journalled slot, and others are asked. If it was taken back, `f + 1` others have the old one in their logs: the guest is still
+    /// wrong.
     fn contradicts_itself(
         &mut self,
         known: ServiceReceipt,
@@ -406,16 +408,14 @@ impl Core {
             entry.known = None;
         }
         let evidence = Evidence { ours, again: Some(again), theirs: Vec::new() };
-        self.stop(evidence, Some((entries, applied)))
+        let answer = self.doubt.is_none().then_some((entries, applied));
+        self.stop(evidence, answer)
     }
 
     fn stop(&mut self, evidence: Evidence, answer: Option<(Vec<Entry>, Applied)>) -> Vec<Effect> {
         let number = evidence.ours.receipt.number;
-        let before = self.doubt.take();
-        // A guest that went back by itself need not be taken back, unless what it contradicts now is what others say.
-        let rewound = answer.is_some() && before.is_none();
-        let attempts = before.map_or(0, |doubt| doubt.attempts);
-        self.doubt = Some(Doubt { rewound, attempts, ..Doubt::default() });
+        let attempts = self.doubt.map_or(0, |doubt| doubt.attempts);
+        self.doubt = Some(Doubt { rewound: answer.is_some(), attempts, ..Doubt::default() });
         self.phase = Phase::Truncating { number, answer };
         vec![Effect::Stop { number, evidence: Box::new(evidence) }]
     }

@@ -162,3 +162,33 @@ fn a_guest_that_is_wrong_in_its_slot_too_is_taken_back_again_and_again_and_serve
     assert!(!core.is_stopped() && !world.stopped);
     assert!(receipts(&world.file) == receipts(&want), "it has the log of the others again");
 }
+
+/// The host alters replies while the guest executes again, too, and others are asked at every moment.
+#[test]
+fn a_replica_that_is_lied_to_while_it_is_rebuilt_is_not_held_up_by_what_it_held_before() {
+    let want = honest(40);
+    for lies in 1..30 {
+        let (mut world, _) = World::settled(0, 5);
+        world.slot = Some(world.machines.clone());
+        world.peers = told_by_two(&want);
+        world.lies = lies;
+        world.ordered = 20;
+        let mut core = world.core();
+        let mut stopped = false;
+        for _ in 0..40 {
+            assert!(world.cycle(&mut core, Event::Wake).is_ok());
+            for number in [19, 12, world.file.len() as u64] {
+                let Some(newest) = number.min(world.file.len() as u64).checked_sub(1) else { continue };
+                let theirs = [1, 2].map(|replica| truth(&want[newest as usize].receipt, replica)).to_vec();
+                let compared = Event::Compared { ours: Box::new(world.ours(newest)), theirs };
+                assert!(world.cycle(&mut core, compared).is_ok());
+                stopped |= core.is_stopped();
+            }
+            world.ordered = (world.ordered + 1).min(40);
+        }
+        assert!(stopped && !core.is_stopped() && world.lies == 0, "{lies} lies");
+        assert_eq!(receipts(&world.file), receipts(&want), "{lies} lies");
+        let inputs_lied_about = lies.div_ceil(INPUT_ENTRIES as u32) as usize;
+        assert!(world.rewinds.len() <= inputs_lied_about, "{lies} lies: {:?}", world.rewinds);
+    }
+}

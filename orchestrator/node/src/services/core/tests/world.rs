@@ -13,6 +13,8 @@ use super::super::*;
 use crate::services::testing::Machine;
 
 const N: u8 = 4;
+/// Most entries in one input.
+pub(super) const INPUT_ENTRIES: u64 = 7;
 
 fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed([seed; 32])
@@ -82,6 +84,8 @@ pub(super) struct World {
     pub(super) slot: Option<BTreeMap<usize, Machine>>,
     /// Attempts to have it do so.
     pub(super) rewinds: Vec<u32>,
+    /// Replies that the host still alters on their way.
+    pub(super) lies: u32,
     /// Effects until the process is killed.
     pub(super) fuse: Option<usize>,
 }
@@ -112,6 +116,7 @@ impl World {
             peers: Vec::new(),
             slot: None,
             rewinds: Vec::new(),
+            lies: 0,
             fuse: None,
         }
     }
@@ -140,7 +145,7 @@ impl World {
 
     fn fetch(&self, first: u64) -> Vec<Entry> {
         let version = self.version(first);
-        let last = if first == 0 { 1 } else { self.ordered.min(first + 7) };
+        let last = if first == 0 { 1 } else { self.ordered.min(first + INPUT_ENTRIES) };
         let entry = |number: u64| Entry {
             number,
             log_index: 100 + number,
@@ -162,7 +167,12 @@ impl World {
             Effect::Feed { version, input } => {
                 let machine =
                     self.machines.entry(version).or_insert_with(|| Machine::new(genesis().spec.memory_bytes));
-                Some(Event::Output(machine.feed(&input)))
+                let mut output = machine.feed(&input);
+                if let Output::Applied(applied) = &mut output {
+                    let altered = applied.executed.iter_mut().take(self.lies as usize);
+                    self.lies -= altered.map(|executed| executed.reply.push(0)).count() as u32;
+                }
+                Some(Event::Output(output))
             }
             Effect::Upgrade { version, number } => {
                 let (entries, state) = export(&self.machines[&(version - 1)]);
