@@ -179,7 +179,7 @@ impl Endpoints {
     pub fn from_value(value: &[u8]) -> Result<Self, EndpointError> {
         limited("value", VALUE_BYTES_MAX, value.len())?;
         let mut reader = Reader { text: value, at: 0 };
-        reader.expect(b"[")?;
+        reader.require(b"[")?;
         let mut endpoints = Vec::new();
         if reader.take(b"]") {
             reader.end()?;
@@ -192,7 +192,7 @@ impl Endpoints {
                 reader.end()?;
                 return Self::ascending(endpoints);
             }
-            reader.expect(b",")?;
+            reader.require(b",")?;
         }
     }
 }
@@ -244,7 +244,7 @@ impl Reader<'_> {
         here
     }
 
-    fn expect(&mut self, token: &[u8]) -> Result<(), EndpointError> {
+    fn require(&mut self, token: &[u8]) -> Result<(), EndpointError> {
         if self.take(token) { Ok(()) } else { Err(self.malformed()) }
     }
 
@@ -260,9 +260,9 @@ impl Reader<'_> {
     }
 
     fn string(&mut self) -> Result<String, EndpointError> {
-        self.expect(b"\"")?;
+        self.require(b"\"")?;
         let text = self.while_byte(|byte| byte != b'"' && byte != b'\\');
-        self.expect(b"\"")?;
+        self.require(b"\"")?;
         Ok(text)
     }
 
@@ -276,13 +276,13 @@ impl Reader<'_> {
     }
 
     fn endpoint(&mut self) -> Result<Endpoint, EndpointError> {
-        self.expect(br#"{"host":"#)?;
+        self.require(br#"{"host":"#)?;
         let host = self.string()?;
-        self.expect(br#","port":"#)?;
+        self.require(br#","port":"#)?;
         let port = self.port()?;
-        self.expect(br#","labels":{"#)?;
+        self.require(br#","labels":{"#)?;
         let labels = self.labels()?;
-        self.expect(b"}")?;
+        self.require(b"}")?;
         Endpoint::new(host, port, labels)
     }
 
@@ -297,13 +297,13 @@ impl Reader<'_> {
             if labels.last_key_value().is_some_and(|(last, _)| *last >= name) {
                 return Err(EndpointError::Malformed { offset: start });
             }
-            self.expect(b":")?;
+            self.require(b":")?;
             let value = self.string()?;
             labels.insert(name, value);
             if self.take(b"}") {
                 return Ok(labels);
             }
-            self.expect(b",")?;
+            self.require(b",")?;
         }
     }
 }
