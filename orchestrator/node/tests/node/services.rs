@@ -1,6 +1,7 @@
 //! Four nodes in this process with services in process: their answers, their proofs, a replica that errs, and restarts.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,20 +42,29 @@ mod machine;
 const MEMORY: u64 = 32 << 20;
 const N: u8 = 4;
 
-/// The VMs of one node, by name, and what their hosts take them back to.
+/// The VMs of one node, by name.
 #[derive(Debug, Default)]
-struct Machines(Mutex<BTreeMap<String, Machine>>, Mutex<BTreeMap<String, Machine>>);
+struct Machines {
+    running: Mutex<BTreeMap<String, Machine>>,
+    /// What their hosts take them back to.
+    slots: Mutex<BTreeMap<String, Machine>>,
+    /// Whether their hosts do not answer.
+    silent: AtomicBool,
+}
 
 impl Guests for Machines {
     fn feed<'a>(&'a self, vm: &'a str, input: &'a Input) -> Answering<'a> {
-        let mut machines = self.0.lock().unwrap();
+        if self.silent.load(Ordering::Relaxed) {
+            return Box::pin(async move { Err(GuestError::new("QuorumUnreachable", vm)) });
+        }
+        let mut machines = self.running.lock().unwrap();
         let machine = machines.entry(vm.to_owned()).or_insert_with(|| Machine::new(MEMORY));
         let output = machine.feed(input);
         Box::pin(async move { Ok(output) })
     }
 
     fn query<'a>(&'a self, vm: &'a str, input: &'a Input) -> Answering<'a> {
-        let output = match (self.0.lock().unwrap().get(vm), input) {
+        let output = match (self.running.lock().unwrap().get(vm), input) {
             (Some(machine), Input::Query(query)) => Ok(machine.query(query)),
             _ => Err(GuestError::new("NotFound", vm)),
         };
@@ -62,8 +72,8 @@ impl Guests for Machines {
     }
 
     fn rewind<'a>(&'a self, vm: &'a str) -> Answering<'a, ()> {
-        let slot = self.1.lock().unwrap().get(vm).cloned();
-        let rewound = slot.map(|slot| drop(self.0.lock().unwrap().insert(vm.to_owned(), slot)));
+        let slot = self.slots.lock().unwrap().get(vm).cloned();
+        let rewound = slot.map(|slot| drop(self.running.lock().unwrap().insert(vm.to_owned(), slot)));
         Box::pin(async move { rewound.ok_or_else(|| GuestError::new("QuorumUnreachable", vm)) })
     }
 }
@@ -144,16 +154,24 @@ impl Services {
 
     async fn start(&mut self, index: u8) {
         let place = usize::from(index);
-        let loaded =
-            Config::read(&self.cluster.config(index), &Overrides::default()).unwrap().open().unwrap();
-        let parts = Parts {
-            group: Arc::clone(&self.group),
-            replica: index.into(),
-            guests: Arc::clone(&self.machines[place]) as Arc<dyn Guests>,
-            signer: Arc::clone(&self.keys[place]) as Arc<dyn ReceiptSigner>,
-            timed: Vec::new(),
+        let deadline = Instant::now() + LIMIT;
+        let node = loop {
+            let loaded =
+                Config::read(&self.cluster.config(index), &Overrides::default()).unwrap().open().unwrap();
+            let parts = Parts {
+                group: Arc::clone(&self.group),
+                replica: index.into(),
+                guests: Arc::clone(&self.machines[place]) as Arc<dyn Guests>,
+                signer: Arc::clone(&self.keys[place]) as Arc<dyn ReceiptSigner>,
+                timed: Vec::new(),
+            };
+            match Node::start_with(loaded, parts).await {
+                Ok(node) => break node,
+                // What ran in this process before may still be letting go of its sockets and files.
+                Err(error) => assert!(Instant::now() < deadline, "node {index}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        let node = Node::start_with(loaded, parts).await.unwrap();
         self.api = node.api().unwrap().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(async move { node.run(async { drop(stopped.await) }).await.unwrap() });
@@ -322,9 +340,9 @@ fn a_replica_that_f_plus_1_contradict_stops_keeps_evidence_and_serves_again_once
         let service = services.create("counter").await;
         let before = services.add(service, 5).await;
         services.reply(service, before, &[0, 1, 2, 3]).await;
-        let slot = services.machines[3].0.lock().unwrap()["counter-3"].clone();
-        services.machines[3].1.lock().unwrap().insert("counter-3".into(), slot);
-        services.machines[3].0.lock().unwrap().get_mut("counter-3").unwrap().corrupt();
+        let slot = services.machines[3].running.lock().unwrap()["counter-3"].clone();
+        services.machines[3].slots.lock().unwrap().insert("counter-3".into(), slot);
+        services.machines[3].running.lock().unwrap().get_mut("counter-3").unwrap().corrupt();
         let wrong = services.add(service, 6).await;
         services.wait("stopped", 3, service, |info| info.stopped.is_some()).await;
         assert!(services.ask(3, service, ServiceQuestion::At { number: wrong }).await.is_none());
@@ -354,7 +372,7 @@ fn a_node_that_was_away_catches_up_and_one_whose_guest_lost_everything_leads_it_
         services.stop(2).await;
         let away = services.add(service, 2).await;
         assert_eq!(total(&services.reply(service, away, &[0, 1, 3]).await), 3);
-        services.machines[2].0.lock().unwrap().clear();
+        services.machines[2].running.lock().unwrap().clear();
         services.start(2).await;
         let last = services.add(service, 3).await;
         assert_eq!(total(&services.reply(service, last, &[0, 1, 2, 3]).await), 6);
@@ -370,7 +388,34 @@ fn a_node_that_was_away_catches_up_and_one_whose_guest_lost_everything_leads_it_
         let last = services.add(service, 8).await;
         assert_eq!(total(&services.reply(service, last, &[0, 1, 2, 3]).await), 36);
         assert_eq!(services.info(2, service).await.unwrap().image, image);
-        assert!(services.machines[2].0.lock().unwrap()["counter-2-v1"].next() > number);
-        assert_eq!(services.machines[2].0.lock().unwrap()["counter-2"].next(), number);
+        assert!(services.machines[2].running.lock().unwrap()["counter-2-v1"].next() > number);
+        assert_eq!(services.machines[2].running.lock().unwrap()["counter-2"].next(), number);
+    });
+}
+
+/// As after a crash: the file of the services is durable with every batch, the executed log once a while.
+#[test]
+fn a_node_whose_executed_log_ends_before_what_its_services_know_executes_it_again_first() {
+    runtime().block_on(async {
+        let mut services = Services::running().await;
+        let service = services.create("counter").await;
+        let first = services.add(service, 1).await;
+        assert_eq!(total(&services.reply(service, first, &[0, 1, 2, 3]).await), 1);
+        services.stop(2).await;
+        let log = services.cluster.folder.path().join("data-2/executed.redb");
+        let older = std::fs::read(&log).unwrap();
+
+        services.start(2).await;
+        services.machines[2].silent.store(true, Ordering::Relaxed);
+        let last = services.add(service, 2).await;
+        services.wait("waits for its guest", 2, service, |info| info.stopped.is_some()).await;
+        services.stop(2).await;
+        let again = log.with_extension("older");
+        std::fs::write(&again, older).unwrap();
+        std::fs::rename(&again, &log).unwrap();
+        services.machines[2].silent.store(false, Ordering::Relaxed);
+        services.start(2).await;
+        assert_eq!(total(&services.reply(service, last, &[0, 1, 2, 3]).await), 3);
+        services.stop(2).await;
     });
 }
