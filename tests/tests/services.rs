@@ -167,12 +167,12 @@ async fn a_replica_that_was_lied_to_is_rebuilt_from_a_slot_and_serves_again() {
     assert_eq!(serving.run(&["registry", "get", "/0"])["value"], "value");
 }
 
-/// A replica is moved with `quorate vm migrate` while requests come in; none fails and the moved replica goes on.
+/// A replica is moved with `quorate migrate` while requests come in; none fails and the moved replica goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_moves_to_another_host_while_the_service_answers() {
     let serving = Serving::up(&[]).await;
     let moving = std::thread::scope(|scope| {
-        let moved = scope.spawn(|| serving.run(&["vm", "migrate", "registry-2", "--to", "host-a"]));
+        let moved = scope.spawn(|| serving.run(&["migrate", "registry-2", "--to", "host-a"]));
         for number in 0..20 {
             assert_eq!(serving.etcd(&["put", &format!("/{number}"), "value"]), "OK\n");
         }

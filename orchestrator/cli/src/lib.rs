@@ -69,6 +69,8 @@ enum Command {
     Evidence(verify::evidence::Arguments),
     /// VMs of a cluster; and runs, saves, inspects and replays a guest on this machine alone.
     Vm(vm::Arguments),
+    /// Moves a VM to another host while it runs: `quorate vm migrate`.
+    Migrate(vm::managed::Migrate),
     /// Shows and changes the groups of a cluster.
     Group(group::Arguments),
     /// Shows the orchestrators' ordered log, and proves what is in it.
@@ -115,6 +117,7 @@ fn run(arguments: Arguments) -> ExitCode {
         Command::VerifyBundle(arguments) => verify::bundle::run(&arguments, &output),
         Command::Evidence(arguments) => verify::evidence::run(&arguments, &output),
         Command::Vm(arguments) => vm::run(&arguments, &output),
+        Command::Migrate(arguments) => vm::managed::run(&vm::managed::Command::Migrate(arguments), &output),
         Command::Group(arguments) => group::run(&arguments, &output),
         Command::Log(arguments) => log::run(&arguments, &output),
         Command::Service(arguments) => service::run(&arguments, &output),

@@ -18,6 +18,8 @@ use crate::exit;
 use crate::failure::Failure;
 use crate::output::Output;
 
+pub use migrate::Arguments as Migrate;
+
 /// Which cluster, and with whose key.
 #[derive(Clone, Debug, Args)]
 pub struct Access {
