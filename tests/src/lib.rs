@@ -18,6 +18,8 @@
 //! The processes are those of the target folder of the running test, built before the first test starts.
 
 #![forbid(unsafe_code)]
+// A test that cannot go on ends.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod operated;
 pub mod programs;
