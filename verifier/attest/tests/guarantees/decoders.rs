@@ -2,10 +2,12 @@
 
 use crate::fixtures::*;
 use crate::golden::{Sample, samples};
+use crate::services;
 use proptest::prelude::*;
 use quorate_attest::certificate::Certificate;
 use quorate_attest::encoding::Bounded;
 use quorate_attest::receipt::ReceiptCertificate;
+use quorate_attest::service::ServiceReceiptCertificate;
 use quorate_attest::statement::Kind;
 use quorate_attest::vm::*;
 
@@ -36,6 +38,7 @@ fn test_every_type_of_fixed_size_has_exactly_its_limit() {
         "Decision to grant",
         "LogLeaf",
         "Receipt",
+        "ServiceReceipt",
         "StateCommitment",
     ];
     for sample in samples().iter().filter(|sample| fixed.contains(&sample.name)) {
@@ -92,6 +95,11 @@ fn test_certificates_with_more_than_64_signatures_are_refused() {
         let received =
             ReceiptCertificate { signatures: vec![(0, vote.signature); count], receipt: receipt(&group) };
         assert_eq!(ReceiptCertificate::decoded(&received.encoded()).is_ok(), fits);
+        let executed = ServiceReceiptCertificate {
+            signatures: vec![(0, vote.signature); count],
+            ..services::certificate(&group, &[0])
+        };
+        assert_eq!(ServiceReceiptCertificate::decoded(&executed.encoded()).is_ok(), fits);
         assert_eq!(SlotCertificate::decoded(&slots.encoded()).is_ok(), fits);
         assert_eq!(Certificate::decoded(&generic.encoded()).is_ok(), fits);
         assert_eq!(ActivationCertificate::decoded(&activated.encoded()).is_ok(), fits);

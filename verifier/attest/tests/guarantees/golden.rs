@@ -7,12 +7,14 @@ use crate::evidence::{conflict, double_vote, equivocation};
 use crate::fixtures::*;
 use crate::receipts::receipt_certificate;
 use crate::requests::request;
+use crate::services;
 use quorate_attest::certificate::Certificate;
 use quorate_attest::encoding::{Bounded, DecodeError};
 use quorate_attest::id::{Generation, to_hex};
 use quorate_attest::merkle::{Frontier, Sha256Tree, TreeHash};
 use quorate_attest::possession::{Possession, Role};
-use quorate_attest::request::Reply;
+use quorate_attest::request::{Reply, status};
+use quorate_attest::service::*;
 use quorate_attest::state_tree::StateTree;
 use quorate_attest::statement::Kind;
 use quorate_attest::vm::*;
@@ -51,7 +53,7 @@ pub fn samples() -> Vec<Sample> {
         vote_signature: None,
         ..head(&group, 0)
     };
-    vec![
+    let mut samples = vec![
         sample("PublicKey", &vote_key(0).public()),
         sample("Frontier", &frontier),
         sample("GroupConfig", &group),
@@ -89,6 +91,43 @@ pub fn samples() -> Vec<Sample> {
         sample("EntryProof", &state.membership(&[b'k', 3]).unwrap()),
         sample("AbsenceProof", &state.absence(b"k").unwrap()),
         sample("RangeProof", &state.range(&[b'k', 2], &[b'k', 4])),
+    ];
+    samples.extend(service_samples());
+    samples
+}
+
+/// What belongs to ordered services: every variant of what replicas and guests say to each other.
+fn service_samples() -> Vec<Sample> {
+    let (spec, tree) = (services::spec(), services::tree());
+    let genesis = Genesis { spec: spec.clone(), voters: vec![vote_key(0).public()], f: 0 };
+    let (number, entries, complete) = (8, services::entries(), Some(tree.commitment()));
+    let import = Input::Import { genesis: genesis.clone(), number, entries: entries.clone(), complete };
+    let requests = vec![Ordered { log_index: 90, request: request().encoded() }];
+    let get = Query::Get { key: vec![4] };
+    let range = Query::Range { low: vec![2], high: vec![9], limit: 3 };
+    let executed = Executed { reply: Reply::to(&request(), 0, vec![1]).encoded(), state: tree.commitment() };
+    let answered = |answer| Output::Answered { size: 8, state: tree.commitment(), answer: Box::new(answer) };
+    let part = Answer::Range { proof: tree.range(&[2], &[4]), more: true };
+    vec![
+        sample("ServiceSpec", &spec),
+        sample("ServiceReceipt", &services::receipt(&group(4, 1))),
+        sample("ServiceReceiptCertificate", &services::certificate(&group(4, 1), &[0, 2])),
+        sample("Statement of a ServiceReceipt", &services::receipt(&group(4, 1)).to_statement()),
+        sample("Query of a key", &get),
+        sample("Query of a range", &range),
+        sample("Query of the head", &Query::Head),
+        sample("Query for an export", &Query::Export { after: vec![4] }),
+        sample("Input of genesis", &Input::Genesis(genesis)),
+        sample("Input of requests", &Input::Apply { first: 7, requests }),
+        sample("Input of a query", &Input::Query(get)),
+        sample("Input of an import", &import),
+        sample("Output of requests", &Output::Applied(Applied { first: 7, executed: vec![executed] })),
+        sample("Output of a present key", &answered(Answer::Present(tree.membership(&[4]).unwrap()))),
+        sample("Output of an absent key", &answered(Answer::Absent(tree.absence(&[4, 0]).unwrap()))),
+        sample("Output of a range", &answered(part)),
+        sample("Output of the head", &answered(Answer::Head)),
+        sample("Output of an export", &answered(Answer::Entries { entries, more: false })),
+        sample("Output of a refusal", &Output::Refused { status: status::STALE, next: 8 }),
     ]
 }
 

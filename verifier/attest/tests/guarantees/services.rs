@@ -7,7 +7,7 @@ use quorate_attest::service::*;
 use quorate_attest::state_tree::StateTree;
 use quorate_attest::statement::{Expected, Kind, Statement};
 
-fn spec() -> ServiceSpec {
+pub fn spec() -> ServiceSpec {
     ServiceSpec {
         name: "uid".into(),
         image: ImageDigest::from_bytes([3; 32]),
@@ -18,11 +18,11 @@ fn spec() -> ServiceSpec {
     }
 }
 
-fn tree() -> StateTree {
+pub fn tree() -> StateTree {
     StateTree::from_sorted((0..20u8).map(|number| (vec![number], vec![number; 3])).collect())
 }
 
-fn receipt(group: &GroupConfig) -> ServiceReceipt {
+pub fn receipt(group: &GroupConfig) -> ServiceReceipt {
     ServiceReceipt {
         group: group.id(),
         epoch: group.epoch,
@@ -37,6 +37,18 @@ fn receipt(group: &GroupConfig) -> ServiceReceipt {
     }
 }
 
+pub fn certificate(group: &GroupConfig, replicas: &[u16]) -> ServiceReceiptCertificate {
+    let receipt = receipt(group);
+    let vote = |index: &u16| (*index, receipt.sign(&vote_key(*index)));
+    ServiceReceiptCertificate { signatures: replicas.iter().map(vote).collect(), receipt }
+}
+
+/// Of [`tree`], as a guest exports them.
+pub fn entries() -> Vec<StateEntry> {
+    let entry = |(key, value): &(Vec<u8>, Vec<u8>)| StateEntry { key: key.clone(), value: value.clone() };
+    tree().entries().iter().map(entry).collect()
+}
+
 fn expected(group: &GroupConfig) -> Expected {
     group.expected(spec().id().instance(), Kind::SERVICE_RECEIPT)
 }
@@ -44,12 +56,10 @@ fn expected(group: &GroupConfig) -> Expected {
 #[test]
 fn test_f_equal_receipts_are_no_answer_and_f_plus_one_are() {
     let group = group(7, 2);
-    let honest = receipt(&group);
     for (size, verdict) in [(1, Err("QuorumNotReached")), (2, Err("QuorumNotReached")), (3, Ok(()))] {
         for signers in subsets(7, size) {
-            let signatures = signers.iter().map(|index| (*index, honest.sign(&vote_key(*index)))).collect();
-            let certificate = ServiceReceiptCertificate { receipt: honest, signatures };
-            let got = certificate.verify(&group, &expected(&group)).map_err(|error| error.kind());
+            let got = certificate(&group, &signers).verify(&group, &expected(&group));
+            let got = got.map_err(|error| error.kind());
             assert_eq!(got, verdict, "{signers:?}");
         }
     }
