@@ -3,43 +3,58 @@
 use quorate_services::Freshness;
 
 use crate::conduct::{Conduct, Replay};
-use crate::scenario::{assert_stalls, f_hold, register, too_many};
+use crate::library::Change::Bind;
+use crate::scenario::{KEY, Setting, assert_stalls, everywhere, f_hold, too_many};
 use crate::world::{Hold, SHORT};
 
 const REPLAYS: [Replay; 4] = [Replay::Service, Replay::Epoch, Replay::Kind, Replay::Number];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn badsig_f_change_nothing() {
-    f_hold(Conduct::BadSig).await;
+everywhere!(
+    badsig_f_change_nothing,
+    badsig_f_plus_one_stall_calls_and_are_never_believed,
+    fuzz_f_change_nothing,
+    fuzz_f_plus_one_stall_calls_and_are_never_believed,
+    replay_f_change_nothing,
+    replay_f_plus_one_stall_calls_and_are_never_believed,
+);
+
+async fn badsig_f_change_nothing(setting: Setting) {
+    f_hold(setting, Conduct::BadSig).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn fuzz_f_change_nothing() {
-    f_hold(Conduct::Fuzz).await;
+async fn fuzz_f_change_nothing(setting: Setting) {
+    f_hold(setting, Conduct::Fuzz).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn replay_f_change_nothing() {
+async fn replay_f_change_nothing(setting: Setting) {
     for replay in REPLAYS {
-        f_hold(Conduct::Replay(replay)).await;
+        f_hold(setting, Conduct::Replay(replay)).await;
     }
 }
 
 /// Nothing that these send counts. So `f + 1` of them are never believed, not even when they alone answer; what breaks is the quorum.
-#[tokio::test(flavor = "multi_thread")]
-async fn badsig_replay_and_fuzz_f_plus_one_stall_calls_and_are_never_believed() {
-    let replays = REPLAYS.map(Conduct::Replay);
-    for conduct in [Conduct::BadSig, Conduct::Fuzz].into_iter().chain(replays) {
-        let world = too_many(&conduct);
-        let client = world.client("client", SHORT);
-        assert_stalls(client.call(&register("name", b"value")).await);
-        world.hold(2..4, &Hold::Results);
-        // The entry before is a truth, though an old one, when two replicas say so: entry 0 is before entry 1.
-        let freshness = if conduct == Conduct::Replay(Replay::Number) {
-            Freshness::Linearizable
-        } else {
-            Freshness::Newest
-        };
-        assert_stalls(client.lookup("name", freshness).await);
-    }
+async fn stall_calls_and_are_never_believed(setting: Setting, conduct: Conduct) {
+    let world = too_many(setting, &conduct);
+    let client = world.client("client", SHORT);
+    assert_stalls(client.call(Bind(KEY, "value")).await);
+    world.hold(setting.f + 1..setting.n, &Hold::Results);
+    // The entry before is a truth, though an old one, when f + 1 replicas say so: entry 0 is before entry 1.
+    let freshness =
+        if conduct == Conduct::Replay(Replay::Number) { Freshness::Linearizable } else { Freshness::Newest };
+    assert_stalls(client.value(KEY, freshness).await);
+}
+
+async fn badsig_f_plus_one_stall_calls_and_are_never_believed(setting: Setting) {
+    stall_calls_and_are_never_believed(setting, Conduct::BadSig).await;
+}
+
+async fn fuzz_f_plus_one_stall_calls_and_are_never_believed(setting: Setting) {
+    stall_calls_and_are_never_believed(setting, Conduct::Fuzz).await;
+}
+
+async fn replay_f_plus_one_stall_calls_and_are_never_believed(setting: Setting) {
+    // All at once: it is waiting, most of it.
+    let each = |replay| stall_calls_and_are_never_believed(setting, Conduct::Replay(replay));
+    let [service, epoch, kind, number] = REPLAYS.map(each);
+    tokio::join!(service, epoch, kind, number);
 }

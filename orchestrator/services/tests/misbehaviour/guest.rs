@@ -11,16 +11,11 @@ use quorate_attest::service::{
     Answer, Executed, Genesis, Input, Ordered, Output, Query, ServiceReceipt, ServiceSpec, TICK,
 };
 use quorate_attest::vm::{InputPolicy, OutputPolicy, VmSpec};
-use quorate_kit::{Limits, Replica, Service, wire};
-use quorate_registry::{Operation, Register, Registry};
-use quorate_uid::UidRegistry;
+use quorate_kit::wire;
 use sha2::{Digest as _, Sha256};
 
 use crate::keys::{Groups, MALLORY, key};
-
-pub const MEMORY: u64 = 64 << 20;
-const LIMITS: Limits =
-    Limits { memory_bytes: MEMORY, state_bytes: 16 << 20, session_bytes: 4 << 20, change_bytes: 4 << 20 };
+use crate::library::{Handler, Library, MEMORY};
 
 /// What a request of the log is, as the replicas are fed it.
 #[derive(Clone, Debug)]
@@ -30,18 +25,9 @@ pub struct Entry {
     pub request: Vec<u8>,
 }
 
-/// Which service runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Library {
-    Registry,
-    Uid,
-}
-
-/// Takes inputs, gives outputs.
-type Handler = Box<dyn FnMut(&[u8]) -> Vec<u8> + Send>;
-
 /// A guest and everything it has executed.
 pub struct Guest {
+    library: Library,
     handle: Handler,
     vm: VmId,
     orchestrator: SecretKey,
@@ -51,11 +37,6 @@ pub struct Guest {
     leaves: Vec<Digest>,
     pub receipts: Vec<ServiceReceipt>,
     pub replies: Vec<Vec<u8>>,
-}
-
-fn handler<S: Service + 'static>() -> Handler {
-    let mut replica = Replica::<S>::new(LIMITS);
-    Box::new(move |input| replica.handle(input))
 }
 
 impl Guest {
@@ -72,16 +53,13 @@ impl Guest {
             host: key(&["host"]).public(),
             nonce: Nonce::ZERO,
         };
-        let mut handle = match library {
-            Library::Registry => handler::<Registry>(),
-            Library::Uid => handler::<UidRegistry>(),
-        };
+        let mut handle = library.handler();
         assert!(handle(&wire::vm_input(&spec)).is_empty(), "a VM of the right size is taken");
         let (service, groups) = (service.clone(), groups.clone());
         let (leaves, receipts, replies) = Default::default();
         let vm = spec.id();
         let mut guest =
-            Self { handle, vm, orchestrator, inputs: 0, service, groups, leaves, receipts, replies };
+            Self { library, handle, vm, orchestrator, inputs: 0, service, groups, leaves, receipts, replies };
         let voters = guest.groups.orchestrators.vote_keys();
         let genesis = Genesis { spec: guest.service.clone(), voters, f: guest.groups.orchestrators.f };
         let executed = guest.feed(Input::Genesis(genesis));
@@ -106,13 +84,7 @@ impl Guest {
         if request.op == TICK {
             return self.execute(entry);
         }
-        let (op, body) = match Operation::decode(request.op, &request.body) {
-            Ok(Operation::Register(register)) => {
-                let evil = Operation::Register(Register { value: vec![b'!', salt], ..register });
-                (evil.op(), evil.body())
-            }
-            _ => (0, vec![salt]),
-        };
+        let (op, body) = self.library.twisted(request.op, &request.body, salt);
         let instead = wire::call(&key(&[MALLORY]), self.service.id(), self.size(), Nonce::ZERO, op, body);
         let executed = self.apply(entry.log_index, instead.encoded());
         let reply = Reply::to(&request, status::OK, vec![b'!', salt]).encoded();

@@ -3,68 +3,92 @@
 use std::future::Future;
 
 use quorate_attest::request::status;
-use quorate_attest::service::Answer;
-use quorate_registry::client::{StateEntry, entry, record_query, records_query};
-use quorate_registry::{NameRange, Operation, Register};
 use quorate_services::{Called, Freshness, Read, ServiceError};
-use quorate_uid::{Gecos, Name, Path, Profile, Uid};
 use tokio::time::{Instant, timeout};
 
 use crate::conduct::Conduct;
-use crate::guest::Library;
+use crate::library::Change::{self, Bind, Free};
+use crate::library::Library;
 use crate::world::{Client, PLENTY, World};
 
-/// The sizes that are tried.
-pub const SIZES: [(u16, u64); 2] = [(4, 1), (7, 2)];
+/// What most scenarios are about, and something beside it.
+pub const KEY: u32 = 1000;
+pub const OTHER: u32 = 1001;
+/// What nobody ever binds.
+const UNBOUND: u32 = 1999;
 
-pub fn register(name: &str, value: &[u8]) -> Operation {
-    let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-    Operation::Register(Register { name, value, lease: 0, expected: None, previous: false })
+/// What a scenario is tried with: a service of `n` replicas, beside as many orchestrators, `f` of whom may be faulty.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub library: Library,
+    pub n: u16,
+    pub f: u16,
 }
 
-pub fn deregister(name: &str) -> Operation {
-    Operation::Deregister { name: name.as_bytes().to_vec(), expected: None, previous: false }
+impl Library {
+    /// The sizes that are tried.
+    pub fn settings(self) -> [Setting; 2] {
+        [(4, 1), (7, 2)].map(|(n, f)| Setting { library: self, n, f })
+    }
 }
+
+/// Tries scenarios with both services in all sizes.
+macro_rules! everywhere {
+    ($($scenario:ident),* $(,)?) => { $(
+        mod $scenario {
+            use crate::library::Library;
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn registry_4_1() {
+                super::$scenario(Library::Registry.settings()[0]).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn registry_7_2() {
+                super::$scenario(Library::Registry.settings()[1]).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn uid_4_1() {
+                super::$scenario(Library::Uid.settings()[0]).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn uid_7_2() {
+                super::$scenario(Library::Uid.settings()[1]).await;
+            }
+        }
+    )* };
+}
+pub(crate) use everywhere;
 
 impl Client {
-    pub async fn call(&self, operation: &Operation) -> Result<Called, ServiceError> {
-        self.service.call(operation.op(), operation.body()).await
+    pub async fn call(&self, change: Change<'_>) -> Result<Called, ServiceError> {
+        let (op, body) = self.library.operation(change);
+        self.service.call(op, body).await
     }
 
-    /// A call that must succeed, with its proof.
-    pub async fn done(&self, operation: &Operation) -> Called {
-        let called = self.call(operation).await.expect("the call succeeds");
+    /// A call that must succeed, with its proof and the right result.
+    pub async fn done(&self, change: Change<'_>) -> Called {
+        let called = self.call(change).await.expect("the call succeeds");
         called.proof.verify(self.service.trust()).expect("the proof holds");
-        assert_eq!((called.status, called.proof.number()), (status::OK, called.number));
-        quorate_registry::client::outcome(operation.op(), &called.proof.reply().unwrap().unwrap())
-            .expect("the result of this operation");
+        assert_eq!((called.status, called.proof.number()), (status::OK, called.number), "{change:?}");
+        self.library.check(change, &called.proof.reply().unwrap().unwrap());
         called
     }
 
-    /// The value under a name, as far as the answer is proved.
-    pub async fn lookup(&self, name: &str, freshness: Freshness) -> Result<Option<Vec<u8>>, ServiceError> {
-        let read = self.service.query(record_query(name.as_bytes()), freshness).await?;
+    /// What is bound to a key, as far as the answer is proved.
+    pub async fn value(&self, key: u32, freshness: Freshness) -> Result<Option<String>, ServiceError> {
+        let read = self.service.query(self.library.ask(key), freshness).await?;
         self.check(&read);
-        Ok(match read.value {
-            Answer::Present(proved) => match entry(&proved.key, &proved.value).expect("a record") {
-                StateEntry::Record(found) => Some(found.record.value),
-                other => panic!("{other:?} in the place of a record"),
-            },
-            _ => None,
-        })
+        Ok(self.library.value(key, &read))
     }
 
-    /// All names.
-    pub async fn names(&self, freshness: Freshness) -> Result<Vec<String>, ServiceError> {
-        let query = records_query(&NameRange::prefix(b""), 100).expect("all names");
-        let read = self.service.query(query, freshness).await?;
+    /// All keys to which something is bound.
+    pub async fn keys(&self, freshness: Freshness) -> Result<Vec<u32>, ServiceError> {
+        let read = self.service.query(self.library.ask_all(), freshness).await?;
         self.check(&read);
-        let Answer::Range { proof, more: false } = read.value else { panic!("a part of the list") };
-        let name = |proved: &quorate_attest::state_tree::EntryProof| match entry(&proved.key, &proved.value) {
-            Ok(StateEntry::Record(found)) => String::from_utf8(found.name).expect("text"),
-            other => panic!("{other:?} in the place of a record"),
-        };
-        Ok(proof.entries.iter().map(name).collect())
+        Ok(self.library.keys(&read))
     }
 
     fn check<T>(&self, read: &Read<T>) {
@@ -73,35 +97,36 @@ impl Client {
     }
 }
 
+/// Somebody's value.
+pub fn some(value: &str) -> Option<String> {
+    Some(value.to_owned())
+}
+
 /// Calls and reads of a new client all succeed and are right.
 pub async fn serves(world: &World, name: &str) {
     let client = world.client(name, PLENTY);
-    let [first, second] = ["a", "b"].map(|letter| format!("{name}-{letter}"));
-    client.done(&register(&first, b"10.0.0.1:80")).await;
-    let newest = client.done(&register(&second, b"10.0.0.2:80")).await;
-    assert_eq!(
-        client.lookup(&first, Freshness::Linearizable).await.expect("a read"),
-        Some(b"10.0.0.1:80".to_vec())
-    );
-    assert_eq!(client.lookup("nobody", Freshness::Linearizable).await.expect("a proof of absence"), None);
-    let names = client.names(Freshness::AtLeast(newest.number + 1)).await.expect("a list");
-    assert_eq!(names.iter().filter(|listed| listed.starts_with(name)).count(), 2, "{names:?}");
-    client.done(&deregister(&second)).await;
-    assert_eq!(client.lookup(&second, Freshness::Newest).await.expect("a read"), None);
+    let (first, second) = (world.fresh_key(), world.fresh_key());
+    let values = ["a", "b"].map(|letter| format!("{name}-{letter}"));
+    client.done(Bind(first, &values[0])).await;
+    let newest = client.done(Bind(second, &values[1])).await;
+    assert_eq!(client.value(first, Freshness::Linearizable).await.expect("a read"), some(&values[0]));
+    assert_eq!(client.value(UNBOUND, Freshness::Linearizable).await.expect("a proof of absence"), None);
+    let keys = client.keys(Freshness::AtLeast(newest.number + 1)).await.expect("a list");
+    assert!(keys.contains(&first) && keys.contains(&second), "{keys:?}");
+    client.done(Free(second)).await;
+    assert_eq!(client.value(second, Freshness::Newest).await.expect("a read"), None);
     assert!(client.service.known().await > newest.number + 1, "the head followed");
 }
 
 /// With `f` of `n` that behave like this, everything succeeds.
-pub async fn f_hold(conduct: Conduct) {
-    for (n, f) in SIZES {
-        let world = World::start(Library::Registry, (n, f), f as u16, &conduct);
-        serves(&world, "client").await;
-    }
+pub async fn f_hold(setting: Setting, conduct: Conduct) {
+    let world = World::start(setting, setting.f, &conduct);
+    serves(&world, "client").await;
 }
 
-/// A world of the usual size in which one more than allowed behaves like this.
-pub fn too_many(conduct: &Conduct) -> World {
-    World::start(Library::Registry, (4, 1), 2, conduct)
+/// A world in which one more than allowed behaves like this.
+pub fn too_many(setting: Setting, conduct: &Conduct) -> World {
+    World::start(setting, setting.f + 1, conduct)
 }
 
 /// Asserts that something failed for want of equal answers.
@@ -119,15 +144,4 @@ pub async fn until<F: Future>(what: &str, mut attempt: impl FnMut() -> F, done: 
         assert!(Instant::now() < deadline, "{what} never happened");
         timeout(PLENTY, attempt()).await.expect("an attempt ends");
     }
-}
-
-/// Alice, as she is added to the UID registry.
-pub fn alice(uid: u32) -> quorate_uid::Operation {
-    let profile = Profile {
-        name: Name::new("alice").expect("a name"),
-        gecos: Gecos::new("Alice").expect("text"),
-        home: Path::new("/home/alice").expect("a path"),
-        shell: Path::new("/bin/sh").expect("a path"),
-    };
-    quorate_uid::Operation::AddUser { uid: Uid::new(uid).expect("a UID"), counter: 1, profile }
 }

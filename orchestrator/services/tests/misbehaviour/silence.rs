@@ -3,52 +3,56 @@
 use quorate_services::{Freshness, find};
 
 use crate::conduct::Conduct;
-use crate::guest::Library;
-use crate::scenario::{SIZES, assert_stalls, f_hold, register, serves, too_many};
+use crate::library::Change::Bind;
+use crate::library::Library;
+use crate::scenario::{KEY, OTHER, Setting, assert_stalls, everywhere, f_hold, serves, too_many};
 use crate::world::{FOREVER, Hold, PLENTY, SHORT, STRANGER, World};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn silent_f_change_nothing() {
-    f_hold(Conduct::Silent).await;
+everywhere!(
+    silent_f_change_nothing,
+    silent_f_plus_one_stall_calls_and_reads,
+    slow_f_change_nothing_when_they_answer_after_the_quorum,
+    slow_f_plus_one_stall_until_they_answer,
+);
+
+async fn silent_f_change_nothing(setting: Setting) {
+    f_hold(setting, Conduct::Silent).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn silent_f_plus_one_stall_calls_and_reads() {
-    let world = too_many(&Conduct::Silent);
+async fn silent_f_plus_one_stall_calls_and_reads(setting: Setting) {
+    let world = too_many(setting, &Conduct::Silent);
     let client = world.client("client", SHORT);
-    assert_stalls(client.call(&register("name", b"value")).await);
-    assert_stalls(client.lookup("name", Freshness::Linearizable).await);
+    assert_stalls(client.call(Bind(KEY, "value")).await);
+    assert_stalls(client.value(KEY, Freshness::Linearizable).await);
     // What is only to be certified needs f + 1 replicas, and there are as many left.
-    assert_eq!(client.lookup("nobody", Freshness::Newest).await.expect("f + 1 are honest"), None);
+    let client = world.client("another", PLENTY);
+    assert_eq!(client.value(OTHER, Freshness::Newest).await.expect("f + 1 are honest"), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn slow_f_change_nothing_when_they_answer_after_the_quorum() {
-    for (n, f) in SIZES {
-        let world = World::start(Library::Registry, (n, f), 0, &Conduct::Honest);
-        world.hold(0..f as u16, &Hold::All);
-        serves(&world, "before").await;
-        world.release();
-        serves(&world, "after").await;
-    }
+async fn slow_f_change_nothing_when_they_answer_after_the_quorum(setting: Setting) {
+    let world = World::start(setting, 0, &Conduct::Honest);
+    world.hold(0..setting.f, &Hold::All);
+    serves(&world, "before").await;
+    world.release();
+    serves(&world, "after").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn slow_f_plus_one_stall_until_they_answer() {
-    let world = World::start(Library::Registry, (4, 1), 0, &Conduct::Honest);
-    world.hold(0..2, &Hold::All);
+async fn slow_f_plus_one_stall_until_they_answer(setting: Setting) {
+    let world = World::start(setting, 0, &Conduct::Honest);
+    world.hold(0..setting.f + 1, &Hold::All);
     let hasty = world.client("hasty", SHORT);
-    assert_stalls(hasty.call(&register("name", b"value")).await);
+    assert_stalls(hasty.call(Bind(KEY, "value")).await);
     let patient = world.client("patient", PLENTY);
-    let asking = tokio::spawn(async move { patient.lookup("nobody", Freshness::Linearizable).await });
+    let asking = tokio::spawn(async move { patient.value(OTHER, Freshness::Linearizable).await });
     world.release();
     assert_eq!(asking.await.expect("no panic").expect("all answer now"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_found_by_the_word_of_f_plus_one_while_f_are_silent_or_lie() {
+    let [setting, _] = Library::Registry.settings();
     for conduct in [Conduct::Silent, Conduct::Cabal] {
-        let world = World::start(Library::Registry, (4, 1), 1, &conduct);
+        let world = World::start(setting, setting.f, &conduct);
         let client = world.client("client", PLENTY);
         let found = find::named(&client.orderer, "under-attack", FOREVER, false).await.expect("an answer");
         assert_eq!(found.expect("it exists").service, world.shared.service.id(), "{conduct:?}");
@@ -56,7 +60,7 @@ async fn a_name_is_found_by_the_word_of_f_plus_one_while_f_are_silent_or_lie() {
         assert!(none.is_none(), "{conduct:?}");
     }
     // f + 1 that agree on another service of that name are believed.
-    let world = World::start(Library::Registry, (4, 1), 2, &Conduct::Cabal);
+    let world = too_many(setting, &Conduct::Cabal);
     world.node(2).turn(Conduct::Silent);
     world.node(3).turn(Conduct::Silent);
     let client = world.client("client", SHORT);
@@ -66,8 +70,9 @@ async fn a_name_is_found_by_the_word_of_f_plus_one_while_f_are_silent_or_lie() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_refused_everywhere_ends_without_waiting_for_results() {
-    let world = World::start(Library::Registry, (4, 1), 1, &Conduct::Silent);
+    let [setting, _] = Library::Registry.settings();
+    let world = World::start(setting, setting.f, &Conduct::Silent);
     let client = world.client(STRANGER, FOREVER);
-    let error = client.call(&register("name", b"value")).await.expect_err("no rights");
+    let error = client.call(Bind(KEY, "value")).await.expect_err("no rights");
     assert_eq!(error.kind(), "NotAuthorized", "{error}");
 }

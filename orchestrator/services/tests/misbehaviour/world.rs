@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,10 +19,11 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::conduct::Conduct;
-use crate::guest::{Library, MEMORY};
 use crate::keys::{Groups, key, member_key};
+use crate::library::{Change, Library, MEMORY};
 use crate::log::Log;
 use crate::node::Node;
+use crate::scenario::Setting;
 
 /// Time in which everything succeeds that can, however busy the machine is.
 pub const PLENTY: Duration = Duration::from_secs(40);
@@ -61,12 +63,15 @@ pub struct Shared {
 
 pub struct World {
     pub shared: Arc<Shared>,
+    /// The next key that nothing was bound to.
+    fresh: AtomicU32,
     nodes: Vec<Arc<Node>>,
     addresses: Vec<SocketAddr>,
 }
 
 /// A client with its memory.
 pub struct Client {
+    pub library: Library,
     pub service: Service,
     pub orderer: Orderer,
     pub memory: TempDir,
@@ -74,19 +79,15 @@ pub struct Client {
 
 impl World {
     /// `n` nodes of which the first `faulty` behave like this.
-    pub fn start(library: Library, (n, f): (u16, u64), faulty: u16, conduct: &Conduct) -> Self {
-        let config = match library {
-            Library::Registry => quorate_registry::Config::default().encoded(),
-            Library::Uid => quorate_uid::testing::config().encoded(),
-        };
-        let groups = Groups::new(n, f);
+    pub fn start(Setting { library, n, f }: Setting, faulty: u16, conduct: &Conduct) -> Self {
+        let groups = Groups::new(n, f.into());
         let service = ServiceSpec {
             name: "under-attack".into(),
             image: ImageDigest::from_bytes([7; 32]),
             memory_bytes: MEMORY,
             replicas: groups.replicas.id(),
             nonce: Nonce::ZERO,
-            config,
+            config: library.config(),
         };
         let logs = Mutex::new([0, 1].map(|_| Log::new(&groups, &service)));
         let (holds, asked) = (watch::Sender::default(), watch::Sender::default());
@@ -104,7 +105,7 @@ impl World {
             tokio::spawn(Arc::clone(&node).serve(endpoint));
             nodes.push(node);
         }
-        Self { shared, nodes, addresses }
+        Self { shared, fresh: AtomicU32::new(1100), nodes, addresses }
     }
 
     pub fn node(&self, index: u16) -> &Node {
@@ -113,6 +114,11 @@ impl World {
 
     pub fn members(&self) -> std::ops::Range<u16> {
         0..self.nodes.len() as u16
+    }
+
+    /// A key that nothing was bound to.
+    pub fn fresh_key(&self) -> u32 {
+        self.fresh.fetch_add(1, Ordering::Relaxed)
     }
 
     pub fn trust(&self) -> Trust {
@@ -153,7 +159,7 @@ impl World {
         let settings =
             Settings { limit, doubt: Duration::from_millis(100), memory: memory.path().to_owned() };
         let service = Service::new(orderer.clone(), self.trust(), key, settings).expect("a usable memory");
-        Client { service, orderer, memory }
+        Client { library: self.shared.library, service, orderer, memory }
     }
 
     /// From now on these nodes keep answers back.
@@ -169,8 +175,13 @@ impl World {
         self.shared.holds.send_modify(BTreeMap::clear);
     }
 
-    /// Has a request ordered in one of the logs, without anybody's being told.
-    pub fn order(&self, log: usize, client: &SecretKey, sequence: u64, op: u16, body: Vec<u8>) {
+    /// Has a client's change ordered in one of the logs, without anybody's being told.
+    pub fn order(&self, log: usize, client: &str, sequence: u64, change: Change<'_>) {
+        self.order_raw(log, &client_key(client), sequence, self.shared.library.operation(change));
+    }
+
+    /// As [`Self::order`], of any operation.
+    pub fn order_raw(&self, log: usize, client: &SecretKey, sequence: u64, (op, body): (u16, Vec<u8>)) {
         let service: ServiceId = self.shared.service.id();
         let call = Call { op, sequence, nonce: Nonce::ZERO, epoch: 0, body };
         let request = Request::sign(client, service.instance(), call).encoded();
@@ -185,8 +196,5 @@ pub const STRANGER: &str = "stranger";
 
 /// The key of a client.
 pub fn client_key(name: &str) -> SecretKey {
-    match name.strip_prefix("admin-") {
-        Some(number) => quorate_uid::testing::key(number.parse().expect("a number")),
-        None => key(&["client", name]),
-    }
+    key(&["client", name])
 }
