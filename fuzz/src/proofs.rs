@@ -58,8 +58,15 @@ fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed([seed; 32])
 }
 
-fn vote_key(first: u8, index: u16) -> SecretKey {
+/// Vote key of a member of [`group`].
+pub(crate) fn vote_key(first: u8, index: u16) -> SecretKey {
     key(first + 3 * index as u8)
+}
+
+/// Key with which a member of [`group`] cosigns.
+#[cfg(feature = "orchestrator")]
+pub(crate) fn cosigner_key(first: u8, index: u16) -> SecretKey {
+    key(first + 3 * index as u8 + 1)
 }
 
 /// Everything that anybody ever signed here.

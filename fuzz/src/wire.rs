@@ -48,6 +48,15 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
+/// Bytes that are to be frames of messages whose type only their own crate can name.
+pub(crate) struct Checked<'a>(pub(crate) &'a [u8]);
+
+impl quorate_transport::fuzzing::Frames for Checked<'_> {
+    fn of<W: Wire + std::fmt::Debug>(self) {
+        frames::<W>(self.0);
+    }
+}
+
 /// Frame after frame, as a stream brings them.
 fn frames<W: Wire>(bytes: &[u8]) {
     let mut rest = bytes;

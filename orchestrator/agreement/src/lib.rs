@@ -52,3 +52,10 @@ pub use quorate_agreement_engine::limits::{
 };
 pub use quorate_attest::id::OperationId;
 pub use status::Status;
+
+/// The frames between members, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn fuzz_frames(target: impl quorate_transport::fuzzing::Frames) {
+    target.of::<links::Frame>();
+}

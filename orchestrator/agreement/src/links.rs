@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::error::LogError;
-use frame::Frame;
+pub(crate) use frame::Frame;
 use peer::Peer;
 
 /// Streams a member may have open: one a channel, and some that are just ending.

@@ -59,6 +59,9 @@ mod directory;
 mod endpoint;
 mod error;
 mod exchange;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod hello;
 mod identity;

@@ -39,6 +39,12 @@ wire_enum! {
     }
 }
 
+/// The messages, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_frames(target: impl quorate_transport::fuzzing::Frames) {
+    target.of::<Compare>();
+}
+
 /// The connections on which members compare, one for each, whoever made it. Each side may ask on it.
 #[derive(Debug, Default)]
 pub(super) struct Links(Mutex<BTreeMap<PublicKey, Connection>>);

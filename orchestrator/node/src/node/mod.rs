@@ -39,6 +39,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use compare::fuzz_frames;
 pub use refusal::Refusal;
 pub use start::{StartError, init};
 pub use status::NodeStatus;

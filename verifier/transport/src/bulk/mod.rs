@@ -44,6 +44,8 @@ use crate::limits::Limits;
 use crate::peers::Gate;
 use crate::tls;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use hello::FromAccepter;
 pub use listener::{BulkListener, Expected};
 pub use stream::{BulkHandle, BulkStream};
 
