@@ -9,9 +9,16 @@ use serde_json::{Map, Value, json};
 
 use crate::valid::Case;
 
+/// The files of the verifier of this repository; the first is the program.
+pub fn files() -> [PathBuf; 2] {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/audit");
+    ["verify.py", "answer.py"].map(|name| folder.join(name))
+}
+
 /// The verifier of this repository.
 pub fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/audit/verify.py")
+    let [script, _] = files();
+    script
 }
 
 /// Exit code and message for each case, in order.
@@ -50,6 +57,8 @@ fn object(case: &Case) -> Map<String, Value> {
     let files = [
         ("file", Some(&case.file)),
         ("group", case.group.as_ref()),
+        ("orchestrators", case.orchestrators.as_ref()),
+        ("replicas", case.replicas.as_ref()),
         ("policy", case.policy.as_ref()),
         ("statement", case.statement.as_ref()),
         ("vm", vm.as_ref()),
@@ -57,6 +66,9 @@ fn object(case: &Case) -> Map<String, Value> {
     let files = files.into_iter().filter_map(|(name, bytes)| Some((name, bytes?)));
     let mut object: Map<String, Value> =
         files.map(|(name, bytes)| (name.to_owned(), json!(Base64::encode_string(bytes)))).collect();
+    object.insert("name".into(), json!(case.name()));
+    let services: Vec<String> = case.services.iter().map(|bytes| Base64::encode_string(bytes)).collect();
+    object.insert("service".into(), json!(services));
     if let Some(not_before) = case.not_before {
         object.insert("not_before".into(), json!(not_before));
     }

@@ -4,7 +4,7 @@
 use base64ct::{Base64, Encoding};
 use quorate_attest::checkpoint::Checkpoint;
 use quorate_attest::cosignature::cosign;
-use quorate_attest::encoding::to_bytes;
+use quorate_attest::encoding::{Bounded, to_bytes};
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Host, Member};
 use quorate_attest::id::{Epoch, Generation, GroupId, OperationId, Slot, StatementDigest, VmId};
 use quorate_attest::key::SecretKey;
@@ -12,12 +12,14 @@ use quorate_attest::merkle::{Frontier, Sha256Tree, TreeHash, inclusion_proof, ro
 use quorate_attest::note::{KeyType, SignatureLine, VerifierKey};
 use quorate_attest::policy::Policy;
 use quorate_attest::receipt::{Receipt, log_origin as group_origin};
+use quorate_attest::service::{ServiceSpec, service_origin};
 use quorate_attest::statement::{Kind, Statement};
 use quorate_attest::tlog_proof::HEADER;
 use quorate_attest::vm::{Action, Decision, SlotBody, log_origin as vm_origin};
 use quorate_verifier::config::group_file;
 
 use crate::rng::Rng;
+use crate::services::{self, Answered};
 
 /// When honest cosigners signed; each a second later than the one before.
 pub const COSIGNED: u64 = 1_700_000_000;
@@ -28,6 +30,8 @@ pub struct World {
     pub votes: Vec<SecretKey>,
     pub cosigners: Vec<SecretKey>,
     pub log_key: SecretKey,
+    /// Services whose replicas are the members.
+    pub services: Vec<ServiceSpec>,
 }
 
 impl World {
@@ -55,7 +59,8 @@ impl World {
                 .map(|index| Host { name: format!("host-{index}"), key: others[index].public() })
                 .collect(),
         };
-        Self { group, votes, cosigners, log_key: others[3].clone() }
+        let services = services::specs(rng, &group);
+        Self { group, votes, cosigners, log_key: others[3].clone(), services }
     }
 
     pub fn quorum(&self) -> usize {
@@ -96,13 +101,19 @@ impl World {
         receipt.to_statement()
     }
 
-    /// Receipts of a log with so many entries.
-    fn log(&self, rng: &mut Rng, size: u64) -> Vec<Vec<u8>> {
+    /// Receipts of a log with so many entries: of the group, or of its first service.
+    fn log(&self, rng: &mut Rng, size: u64, of_service: bool) -> Vec<Vec<u8>> {
         let mut frontier = Frontier::<Sha256Tree>::new();
         let mut entry = |index| {
-            let mut statement = self.receipt(rng, index).encode();
+            let receipt = match of_service {
+                true => services::receipt(rng, self, index).to_statement(),
+                false => self.receipt(rng, index),
+            };
+            let mut statement = receipt.encode();
             frontier.push(&leaf_data(&statement));
-            statement[166..198].copy_from_slice(&frontier.root());
+            // The root of the log stands before sizes and state, at the end.
+            let end = statement.len() - 48;
+            statement[end - 32..end].copy_from_slice(&frontier.root());
             statement
         };
         (0..size).map(&mut entry).collect()
@@ -156,6 +167,7 @@ pub struct Certified {
 pub enum Recipe {
     Proof(Proof),
     Certified(Certified),
+    Answer(Box<Answered>),
 }
 
 /// Files as both verifiers get them.
@@ -172,9 +184,39 @@ pub struct Case {
     pub statement: Option<Vec<u8>>,
     pub vm: Option<VmId>,
     pub not_before: Option<u64>,
+    /// The orchestrators' group file where it is named apart, the file of the services' replicas, and specifications.
+    pub orchestrators: Option<Vec<u8>>,
+    pub replicas: Option<Vec<u8>>,
+    pub services: Vec<Vec<u8>>,
 }
 
 impl Case {
+    fn new(world: usize, recipe: Recipe) -> Self {
+        Self {
+            world,
+            recipe,
+            history: Vec::new(),
+            file: Vec::new(),
+            group: None,
+            policy: None,
+            statement: None,
+            vm: None,
+            not_before: None,
+            orchestrators: None,
+            replicas: None,
+            services: Vec::new(),
+        }
+    }
+
+    /// Name of the file, whose extension says what it is.
+    pub fn name(&self) -> &'static str {
+        match self.recipe {
+            Recipe::Proof(_) => "entry.tlog-proof",
+            Recipe::Certified(_) => "certificate.bin",
+            Recipe::Answer(_) => "alice.answer",
+        }
+    }
+
     pub fn is_proof(&self) -> bool {
         matches!(self.recipe, Recipe::Proof(_))
     }
@@ -188,6 +230,7 @@ impl Case {
                 self.statement = proof.statements.get(proof.index as usize).cloned();
             }
             Recipe::Certified(certified) => self.file = certified.bytes(world),
+            Recipe::Answer(answered) => self.file = answered.bytes(world, orchestrators(worlds, self.world)),
         }
     }
 }
@@ -228,10 +271,14 @@ impl Proof {
     }
 }
 
-/// A slot is its own leaf; of a receipt the leaf leaves out the root of the log.
+/// A slot is its own leaf; of a receipt the leaf leaves out the root of the log, and where else it was ordered.
 fn leaf_data(statement: &[u8]) -> Vec<u8> {
-    let is_receipt = statement.get(16..18) == Some(&[0x10, 0]) && statement.len() >= 102 + 144;
-    if is_receipt { [&statement[102..166], &statement[206..246]].concat() } else { statement.to_vec() }
+    let receipt = match statement.get(16..18) {
+        Some(&[0x10, 0]) => statement.get(102..246),
+        Some(&[0x11, 0]) => statement.get(110..254),
+        _ => None,
+    };
+    receipt.map_or(statement.to_vec(), |receipt| [&receipt[..64], &receipt[104..]].concat())
 }
 
 impl Certified {
@@ -240,6 +287,11 @@ impl Certified {
         let votes: Vec<_> = self.signers.iter().map(vote).collect();
         [self.statement.clone(), to_bytes(&votes)].concat()
     }
+}
+
+/// The group that orders for the replicas of a world.
+pub fn orchestrators(worlds: &[World], replicas: usize) -> &World {
+    &worlds[(replicas + 1) % worlds.len()]
 }
 
 /// Groups of 4 and 7 members, in their first and in a later epoch.
@@ -253,10 +305,14 @@ pub fn cases(rng: &mut Rng, worlds: &[World]) -> Vec<Case> {
     for (number, world) in worlds.iter().enumerate() {
         let vm = VmId::from_bytes(rng.bytes());
         let slots: Vec<Vec<u8>> = (0..20).map(|slot| world.slot(rng, vm, slot).encode()).collect();
-        let entries = world.log(rng, 20);
+        let (entries, of_service) = (world.log(rng, 20, false), world.log(rng, 20, true));
+        let service = &world.services[0];
         for size in 1..=20usize {
-            let vm_log = (vm_origin(&vm), &slots);
-            for (origin, statements) in [vm_log, (group_origin(&world.group.name), &entries)] {
+            for (origin, statements) in [
+                (vm_origin(&vm), &slots),
+                (group_origin(&world.group.name), &entries),
+                (service_origin(&world.group.name, &service.name), &of_service),
+            ] {
                 for index in [0, size - 1, rng.below(size)] {
                     let statements = statements[..size].to_vec();
                     cases.push(proof(rng, number, world, origin.clone(), statements, index as u64, vm));
@@ -266,8 +322,13 @@ pub fn cases(rng: &mut Rng, worlds: &[World]) -> Vec<Case> {
                 (world.slot(rng, vm, size as u64), Some(vm)),
                 (world.decision(rng, vm), Some(vm)),
                 (world.receipt(rng, size as u64), None),
+                (services::receipt(rng, world, size as u64).to_statement(), Some(service.id().instance())),
             ] {
                 cases.push(certificate(rng, number, world, &statement, vm));
+            }
+            let orchestrators = orchestrators(worlds, number);
+            for answered in services::answers(rng, world, orchestrators, size as u64 - 1) {
+                cases.push(answer(rng, number, world, orchestrators, answered));
             }
         }
     }
@@ -288,7 +349,11 @@ fn proof(
     let log = rng.chance(30);
     let policy = world.policy(log.then_some(origin.as_str()));
     let is_vm = origin == vm_origin(&vm);
+    let is_service = origin == service_origin(&world.group.name, &world.services[0].name);
     let names_vm = is_vm && rng.chance(30);
+    let names_group = if is_vm || is_service { rng.chance(30) } else { true };
+    // The group of the log may be named as the orchestrators; what else is named as group is of no account then.
+    let as_orchestrators = !is_vm && !is_service && rng.chance(20);
     let recipe = Proof {
         origin,
         statements,
@@ -301,34 +366,46 @@ fn proof(
         stranger: rng.chance(20),
     };
     Case {
-        world: number,
-        recipe: Recipe::Proof(recipe),
-        history: Vec::new(),
-        file: Vec::new(),
-        group: (!is_vm || rng.chance(30)).then(|| world.file()),
+        group: (names_group && !as_orchestrators).then(|| world.file()),
         policy: Some(policy),
-        statement: None,
         vm: names_vm.then_some(vm),
         not_before: rng.chance(30).then_some(COSIGNED),
+        orchestrators: as_orchestrators.then(|| world.file()),
+        replicas: is_service.then(|| world.file()),
+        services: if is_service { expected_services(rng, world) } else { Vec::new() },
+        ..Case::new(number, Recipe::Proof(recipe))
     }
 }
 
 fn certificate(rng: &mut Rng, number: usize, world: &World, statement: &Statement, vm: Option<VmId>) -> Case {
-    Case {
-        world: number,
-        recipe: Recipe::Certified(Certified { statement: statement.encode(), signers: signers(rng, world) }),
-        history: Vec::new(),
-        file: Vec::new(),
-        group: Some(world.file()),
-        policy: None,
-        statement: None,
-        vm,
-        not_before: None,
+    let recipe = Certified { statement: statement.encode(), signers: signers(rng, world) };
+    Case { group: Some(world.file()), vm, ..Case::new(number, Recipe::Certified(recipe)) }
+}
+
+fn answer(rng: &mut Rng, number: usize, world: &World, orchestrators: &World, answered: Answered) -> Case {
+    let orchestrators = orchestrators.file();
+    // Whoever orders may be named as the group too.
+    let (group, orchestrators) = match rng.chance(20) {
+        true => (Some(orchestrators), None),
+        false => (rng.chance(20).then(|| world.file()), Some(orchestrators)),
+    };
+    let (replicas, services) = (Some(world.file()), expected_services(rng, world));
+    Case { group, orchestrators, replicas, services, ..Case::new(number, Recipe::Answer(Box::new(answered))) }
+}
+
+/// The first service of the group, perhaps among others.
+fn expected_services(rng: &mut Rng, world: &World) -> Vec<Vec<u8>> {
+    let mut services: Vec<Vec<u8>> = world.services.iter().map(Bounded::encoded).collect();
+    match rng.below(4) {
+        0 => services.reverse(),
+        1 => {}
+        _ => services.truncate(1),
     }
+    services
 }
 
 /// A quorum or more.
-fn signers(rng: &mut Rng, world: &World) -> Vec<usize> {
+pub fn signers(rng: &mut Rng, world: &World) -> Vec<usize> {
     let (quorum, members) = (world.quorum(), world.votes.len());
     let count = quorum + rng.below(members - quorum + 1);
     rng.subset(count, members)

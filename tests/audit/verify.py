@@ -3,14 +3,16 @@
 
     verify.py --policy group.policy --statement entry.statement [--group group.toml] [--vm ID] entry.tlog-proof
     verify.py --group group.toml [--vm ID] certificate.bin
+    verify.py --orchestrators orchestrators.toml --replicas services.toml --service uid.service alice.answer
     verify.py --batch FILE        one JSON object a line in, one line "CODE MESSAGE" out
 
-Exit codes: 0 valid, 1 invalid (the rule that failed stands on standard error), 2 usage or configuration, 3 valid but
-older than --not-older-than @SECONDS demands. The formats are those of docs/formats.md."""
+An entry in the log of a service needs --replicas and --service too. Exit codes: 0 valid, 1 invalid (the rule that failed
+is on standard error), 2 usage or configuration, 3 valid but older than --not-older-than @SECONDS demands. The formats are
+those of docs/formats.md; answers of services are in answer.py."""
 import argparse, base64, functools, hashlib, itertools, json, re, struct, sys, tomllib
 
 MAGIC, NOBODY = b"quorate-stmt-v1\0", bytes(32)  # how statements begin; the instance of those about no VM
-RECEIPT, SLOT_REPLAYED, SLOT_SAMPLED, DECISION = 0x0010, 0x0801, 0x0802, 0x080A
+RECEIPT, SERVICE_RECEIPT, SLOT_REPLAYED, SLOT_SAMPLED, DECISION = 0x0010, 0x0011, 0x0801, 0x0802, 0x080A
 (VALID, INVALID, UNUSABLE, STALE), (ED25519, COSIGNATURE) = range(4), (1, 4)  # exit codes; types of C2SP keys
 
 class Failed(Exception): """Exit code and the rule that failed."""
@@ -161,7 +163,7 @@ def evaluate(policy, text, lines, code=INVALID):
 
 # Quorate: groups, statements, proofs, certificates.
 def read_group(data):
-    """Name, id, epoch, quorum and vote keys of a group file. What the id covers is not looked at otherwise."""
+    """Name, id, epoch, vote keys, quorum and f of a group file. What the id covers is not looked at otherwise."""
     file = tomllib.loads(data.decode())
     name, epoch, f, members = (file.pop(key) for key in ("name", "epoch", "f", "members"))
     genesis, stated, operators, hosts = (file.pop(key, []) for key in ("genesis", "quorum", "operators", "hosts"))
@@ -179,7 +181,7 @@ def read_group(data):
     encoded += struct.pack("<I", len(operators)) + bytes.fromhex("".join(operators))
     encoded += struct.pack("<I", len(hosts)) + b"".join(map(borsh, hosts))
     digest, votes = hashlib.sha256(encoded).digest(), [bytes.fromhex(member[1]) for member in members]
-    return name, bytes.fromhex(genesis) if genesis else digest, epoch, quorum, votes
+    return name, bytes.fromhex(genesis) if genesis else digest, epoch, votes, quorum, f
 
 def read_statement(data):
     """Kind, group, epoch, instance, seq, body, and the bytes behind."""
@@ -188,14 +190,15 @@ def read_statement(data):
     require(length <= min(65536, len(data) - 102), "DecodeError", "length of the body")
     return *scope, data[102 : 102 + length], data[102 + length :]
 
-def check_body(kind, seq, body):
+def check_body(kind, instance, seq, body):
     """Length, and canonical keys inside: of a slot its host, of a decision source and destination, or the host."""
     decision = {b"\0": (105, 41, 73), b"\1": (113, 81)}.get(body[40:41], (0,))
-    forms = {SLOT_REPLAYED: (364, 332), SLOT_SAMPLED: (364, 332), RECEIPT: (144,), DECISION: decision}
-    size, *keys = forms[kind]
+    forms = {SLOT_REPLAYED: (364, 332), SLOT_SAMPLED: (364, 332), RECEIPT: (144,), SERVICE_RECEIPT: (152,)}
+    size, *keys = (forms | {DECISION: decision})[kind]
     good = len(body) == size and all(point(body[at : at + 32]) for at in keys)
-    good &= kind != RECEIPT or int.from_bytes(body[96:104], "little") == seq + 1
-    require(good, "DecodeError", f"body of a statement of kind 0x{kind:04x}")
+    ends = kind not in (RECEIPT, SERVICE_RECEIPT) or int.from_bytes(body[-48:-40], "little") == seq + 1
+    require(good and ends, "DecodeError", f"body of a statement of kind 0x{kind:04x}, or its log ends elsewhere")
+    require(kind != RECEIPT or instance == NOBODY, "WrongVm", instance.hex())
 
 def fold(leaf, index, size, path):
     """Root of the tree to which the path leads (RFC 9162, 2.1.3.2), and of the tree that ends with the leaf."""
@@ -221,58 +224,78 @@ def read_proof(data):
     require(lines and lines[0].startswith("index ") and len(lines) <= 65, "DecodeError", "index or path")
     return decimal(lines[0][6:]), [unbase64(line, 32) for line in lines[1:]], *read_note(note)
 
-def check_proof(policy, group, vm, leaf, data, not_before):
-    """The leaf is in the log of its VM, or of the group, under a head that satisfies the policy."""
+def check_proof(trust, statement, data, not_before):
+    """The leaf is in the log of its VM, of the group, or of a service, under a head that satisfies the policy."""
     index, path, text, lines = read_proof(data)
-    require(policy and leaf is not None, "Usage", "a proof needs --policy and --statement", UNUSABLE)
-    kind, of, epoch, instance, place, body, rest = read_statement(leaf)
-    require(not rest and kind in (SLOT_REPLAYED, RECEIPT), "WrongDomain", f"bytes at the end, or kind 0x{kind:04x}")
-    check_body(kind, place, body)
-    origin = f"quorate.vm/{instance.hex()}"
+    policy, group, vm = trust["policy"], trust["group"], trust["vm"]
+    require(policy and statement is not None, "Usage", "a proof needs --policy and --statement", UNUSABLE)
+    kind, of, epoch, instance, place, body, rest = read_statement(statement)
+    good = not rest and kind in (SLOT_REPLAYED, RECEIPT, SERVICE_RECEIPT)
+    require(good, "WrongDomain", f"bytes at the end, or kind 0x{kind:04x}")
+    check_body(kind, instance, place, body)
+    leaf, origin = statement, f"quorate.vm/{instance.hex()}"
     if kind == RECEIPT:
-        require(group, "Usage", "a receipt needs --group: its leaf does not name it", UNUSABLE)
-        vm, leaf, origin = vm or NOBODY, body[:64] + body[104:], f"{group[0]}/log"
+        group, vm, name = trust["log"], vm or NOBODY, "log"
+    elif kind == SERVICE_RECEIPT:
+        group, vm, name = trust["replicas"], instance, trust["services"].get(instance)
+    if kind != SLOT_REPLAYED:
+        require(group and name, "Usage", "a receipt needs its group and service: its leaf names none", UNUSABLE)
+        leaf, origin = body[-144:-80] + body[-40:], f"{group[0]}/{name}"
     require(vm in (None, instance), "WrongVm", instance.hex())
     require(not group or (of == group[1] and epoch <= group[2]), "WrongCluster", f"{of.hex()}, epoch {epoch}")
     (got, size, root), cosigned = evaluate(policy, text, lines)
     require(got == origin, "WrongVm", f"head is of {got}, expected {origin}")
     require(index == place and index < size, "ProofInvalid", f"slot {place} is at index {index} of {size}")
     found, log_root = fold(leaf, index, size, path)
-    require(found == root and (kind != RECEIPT or log_root == body[64:96]), "ProofInvalid", "another root")
+    good = found == root and (leaf is statement or log_root == body[-80:-48])
+    require(good, "ProofInvalid", "another root, of this log or of the one that ends here")
     old = {name for name, _ in cosigned} - {name for name, time in cosigned if time >= not_before}
     lines = [line for line in lines if line[0] not in old]
     require(lines, "Stale", "all signatures are older than demanded", STALE)
     evaluate(policy, text, lines, STALE)
     return f"index {index} of {size} in {origin}, cosigned by {len(cosigned)}"
 
-def check_certificate(group, vm, data):  # one statement, of no VM where none is named, signed by a quorum
-    require(group, "Usage", "a certificate needs --group", UNUSABLE)
-    _, group_id, group_epoch, quorum, keys = group
+def check_votes(group, need, data):
+    """A statement of the group in its epoch, and the signatures of so many members."""
     kind, of, epoch, instance, seq, body, rest = read_statement(data)
-    count, last = int.from_bytes(rest[:4], "little"), -1
-    require(len(rest) == 4 + count * 66 and count <= 64, "DecodeError", "list of signatures")
-    require(kind in (RECEIPT, SLOT_REPLAYED, SLOT_SAMPLED, DECISION), "WrongDomain", f"0x{kind:04x}")
-    check_body(kind, seq, body)
-    require((of, epoch) == (group_id, group_epoch), "WrongCluster", f"{of.hex()}, epoch {epoch}")
-    require(instance == (vm or NOBODY), "WrongVm", instance.hex())
+    check_body(kind, instance, seq, body)
+    require((of, epoch) == group[1:3], "WrongCluster", f"{of.hex()}, epoch {epoch}")
+    message, count, last, keys = data[: 102 + len(body)], len(rest) // 66, -1, group[3]
     for at in range(4, len(rest), 66):
-        signer, message = int.from_bytes(rest[at : at + 2], "little"), data[: 102 + len(body)]
+        signer = int.from_bytes(rest[at : at + 2], "little")
         require(last < signer < len(keys), "SignerOutOfOrder", signer)
         require(is_signed(keys[signer], message, rest[at + 2 : at + 66]), "BadSignature", signer)
         last = signer
-    require(count >= quorum, "QuorumNotReached", f"{count} of {quorum}")
+    require(count >= need, "QuorumNotReached", f"{count} of {need}")
     return f"kind 0x{kind:04x}, seq {seq}, {count} signatures"
 
-def judge(file, policy=None, statement=None, group=None, vm=None, not_before=0):
+def check_certificate(trust, data):  # one statement, of no VM where none is named, signed by a quorum
+    kind, _, _, instance, _, _, rest = read_statement(data)
+    count = int.from_bytes(rest[:4], "little")
+    require(len(rest) == 4 + count * 66 and count <= 64, "DecodeError", "list of signatures")
+    kinds = (RECEIPT, SERVICE_RECEIPT, SLOT_REPLAYED, SLOT_SAMPLED, DECISION)
+    require(kind in kinds, "WrongDomain", f"0x{kind:04x}")
+    group = trust["log" if kind in (RECEIPT, DECISION) else "group"]
+    require(group, "Usage", "a certificate needs --group", UNUSABLE)
+    require(instance == (trust["vm"] or NOBODY), "WrongVm", instance.hex())
+    return check_votes(group, group[4], data)
+
+def judge(file, name="", policy=None, statement=None, vm=None, not_before=0, service=None, **groups):
+    import answer  # which needs what is above
     try:
-        group, policy = group and read_group(group), policy and read_policy(policy)
+        trust = {role: read_group(groups[role]) if groups.get(role) else None for role in ("group", "replicas")}
+        trust["log"] = read_group(groups["orchestrators"]) if groups.get("orchestrators") else trust["group"]
+        trust["policy"] = policy and read_policy(policy)
+        trust["services"] = dict(map(answer.read_service, service or []))
     except (Failed, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         return UNUSABLE, f"BadConfig: {error}"
     try:
-        vm = vm and bytes.fromhex(vm.decode())
+        trust["vm"] = vm and bytes.fromhex(vm.decode())
+        if name.endswith(".answer") or file.startswith(answer.MAGIC):
+            return VALID, answer.check_answer(trust, file)
         if policy is None and statement is None:
-            return VALID, check_certificate(group, vm, file)
-        return VALID, check_proof(policy, group, vm, statement, file, not_before)
+            return VALID, check_certificate(trust, file)
+        return VALID, check_proof(trust, statement, file, not_before)
     except Failed as failed:
         return failed.args
     except ValueError as error:
@@ -280,20 +303,25 @@ def judge(file, policy=None, statement=None, group=None, vm=None, not_before=0):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("policy", "statement", "group"):
-        parser.add_argument(f"--{name}", type=argparse.FileType("rb"))
+    for name in ("policy", "statement", "group", "orchestrators", "replicas", "service"):
+        parser.add_argument(f"--{name}", type=argparse.FileType("rb"), action="append" if name == "service" else None)
     parser.add_argument("--vm", type=str.encode)
     parser.add_argument("--not-older-than", dest="not_before", default="@0", type=lambda text: int(text[1:]))
     parser.add_argument("--batch", action="store_true")
     parser.add_argument("file", type=argparse.FileType("rb"), help="- for standard input")
     given = vars(parser.parse_args())
     if given.pop("batch"):
+        bytes_of = lambda v: base64.b64decode(v) if isinstance(v, str) else [*map(bytes_of, v)]
         for case in map(json.loads, given["file"]):
-            print(*judge(**{k: v if k == "not_before" else base64.b64decode(v) for k, v in case.items()}))
+            plain = {key: case.pop(key) for key in ("name", "not_before") if key in case}
+            print(*judge(**plain, **{key: bytes_of(value) for key, value in case.items()}))
         return VALID
-    code, message = judge(**{k: v.read() if hasattr(v, "read") else v for k, v in given.items()})
+    read = lambda v: v.read() if hasattr(v, "read") else [file.read() for file in v] if isinstance(v, list) else v
+    code, message = judge(name=given["file"].name, **{key: read(value) for key, value in given.items()})
     print(message, file=sys.stdout if code == VALID else sys.stderr)
     return code
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.dont_write_bytecode = True
+    import verify  # under its own name, as answer.py knows it
+    sys.exit(verify.main())

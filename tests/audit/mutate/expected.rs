@@ -1,6 +1,7 @@
 //! Changes of what the caller expects: the policy, the group, the VM and the age.
 
 use base64ct::{Base64, Encoding};
+use quorate_attest::encoding::Bounded;
 use quorate_attest::id::VmId;
 
 use super::edit;
@@ -86,7 +87,8 @@ fn quorate_vkey(name: &str, key: &[u8; 32]) -> String {
 /// Changes what the caller expects.
 pub fn expectations(case: &mut Case, worlds: &[World], rng: &mut Rng) -> Option<&'static str> {
     let other = &worlds[(case.world + 1) % worlds.len()];
-    Some(match rng.below(6) {
+    let of_services = case.replicas.is_some();
+    Some(match rng.below(if of_services { 14 } else { 7 }) {
         0 => {
             case.vm = Some(VmId::from_bytes(if rng.chance(50) { [0; 32] } else { rng.bytes() }));
             "another VM is expected"
@@ -107,9 +109,38 @@ pub fn expectations(case: &mut Case, worlds: &[World], rng: &mut Rng) -> Option<
             case.statement = None;
             "no statement"
         }
-        _ if case.is_proof() => {
+        5 if case.is_proof() => {
             case.not_before = Some(COSIGNED + rng.below(9) as u64);
             "younger cosignatures are demanded"
+        }
+        6 | 7 => {
+            let any = &worlds[rng.below(worlds.len())];
+            case.orchestrators = rng.chance(70).then(|| any.file());
+            "other orchestrators are expected"
+        }
+        8 | 9 => {
+            case.replicas = rng.chance(70).then(|| other.file());
+            "other replicas are expected"
+        }
+        10 => {
+            case.services = Vec::new();
+            "no service is expected"
+        }
+        11 => {
+            let services = &worlds[case.world].services;
+            case.services = vec![services[1].encoded()];
+            "another service is expected"
+        }
+        12 => {
+            // The name stands in the log's origin, the whole specification in the service's id.
+            let mut spec = worlds[case.world].services[0].clone();
+            spec.name.push('x');
+            case.services = vec![spec.encoded()];
+            "a service of another name is expected"
+        }
+        13 => {
+            case.replicas = Some(worlds[case.world].policy(None));
+            "replicas are no group"
         }
         _ => return None,
     })

@@ -7,10 +7,11 @@ use crate::rng::Rng;
 use crate::valid::{Case, World};
 fn text_file<'a>(case: &'a mut Case, rng: &mut Rng) -> Option<&'a mut Vec<u8>> {
     let is_proof = case.is_proof();
-    let Case { file, group, policy, .. } = case;
-    match rng.below(6) {
-        0 => policy.as_mut(),
-        1 => group.as_mut(),
+    let Case { file, group, policy, orchestrators, replicas, .. } = case;
+    match rng.below(12) {
+        0 | 1 => policy.as_mut(),
+        2 => group.as_mut(),
+        3 => orchestrators.as_mut().or(replicas.as_mut()),
         _ => is_proof.then_some(file),
     }
 }

@@ -1,5 +1,6 @@
 //! What a Byzantine party, a bad disk or a careless tool may do to a file.
 
+mod answers;
 mod expected;
 mod lines;
 mod signed;
@@ -7,6 +8,7 @@ mod statements;
 
 use crate::rng::Rng;
 use crate::valid::{Case, World};
+use answers::answers;
 use expected::{expectations, policy};
 use lines::{base64, lines, newlines, numbers, path};
 use signed::{signature_lines, votes};
@@ -15,7 +17,7 @@ use statements::{signed_otherwise, statement_bytes};
 /// Changes a case in one way. Answers its name; none when it does not apply to this case.
 type Mutation = fn(&mut Case, &[World], &mut Rng) -> Option<&'static str>;
 
-const MUTATIONS: [(usize, Mutation); 12] = [
+const MUTATIONS: [(usize, Mutation); 13] = [
     (10, damage),
     (10, lines),
     (6, newlines),
@@ -27,6 +29,7 @@ const MUTATIONS: [(usize, Mutation); 12] = [
     (8, statement_bytes),
     (12, signed_otherwise),
     (16, votes),
+    (50, answers),
     (6, expectations),
 ];
 
@@ -50,11 +53,13 @@ pub fn mutate(case: &mut Case, worlds: &[World], rng: &mut Rng) {
 
 /// The file, or one of the files that say what is expected.
 fn any_file<'a>(case: &'a mut Case, rng: &mut Rng) -> &'a mut Vec<u8> {
-    let Case { file, group, policy, statement, .. } = case;
-    match rng.below(8) {
+    let Case { file, group, policy, statement, orchestrators, replicas, services, .. } = case;
+    match rng.below(10) {
         0 => group.as_mut().unwrap_or(file),
         1 | 2 => policy.as_mut().unwrap_or(file),
         3 => statement.as_mut().unwrap_or(file),
+        4 => orchestrators.as_mut().or(replicas.as_mut()).unwrap_or(file),
+        5 => services.first_mut().unwrap_or(file),
         _ => file,
     }
 }

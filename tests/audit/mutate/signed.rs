@@ -133,11 +133,15 @@ pub fn signature_lines(case: &mut Case, worlds: &[World], rng: &mut Rng) -> Opti
 const VOTE: usize = 66;
 
 pub fn votes(case: &mut Case, worlds: &[World], rng: &mut Rng) -> Option<&'static str> {
-    let Recipe::Certified(certified) = &case.recipe else { return None };
-    let start = certified.statement.len() + 4;
-    let tail = case.file.get(start..)?.to_vec();
-    let mut votes: Vec<Vec<u8>> = tail.chunks(VOTE).map(<[u8]>::to_vec).collect();
-    if votes.iter().any(|vote| vote.len() != VOTE) || votes.is_empty() {
+    let (start, count) = match &case.recipe {
+        Recipe::Certified(certified) => (certified.statement.len() + 4, certified.signers.len()),
+        Recipe::Answer(answered) => rng.pick(&answered.votes()),
+        Recipe::Proof(_) => return None,
+    };
+    let end = start + count * VOTE;
+    let (list, rest) = (case.file.get(start..end)?.to_vec(), case.file[end..].to_vec());
+    let mut votes: Vec<Vec<u8>> = list.chunks(VOTE).map(<[u8]>::to_vec).collect();
+    if votes.is_empty() {
         return None;
     }
     let (at, other) = (rng.below(votes.len()), rng.below(votes.len()));
@@ -179,5 +183,6 @@ pub fn votes(case: &mut Case, worlds: &[World], rng: &mut Rng) -> Option<&'stati
     case.file.truncate(start - 4);
     case.file.extend_from_slice(&count.to_le_bytes());
     votes.iter().for_each(|vote| case.file.extend_from_slice(vote));
+    case.file.extend_from_slice(&rest);
     Some(name)
 }

@@ -5,6 +5,9 @@ use crate::rng::Rng;
 use crate::valid::{Case, Recipe, World};
 /// Changes the statement beside a proof, or the statement inside a certificate, and signs nothing again.
 pub fn statement_bytes(case: &mut Case, _: &[World], rng: &mut Rng) -> Option<&'static str> {
+    if matches!(case.recipe, Recipe::Answer(_)) {
+        return None;
+    }
     let bytes = match &mut case.statement {
         Some(statement) => statement,
         None => &mut case.file,
@@ -16,10 +19,17 @@ pub fn statement_bytes(case: &mut Case, _: &[World], rng: &mut Rng) -> Option<&'
 pub fn signed_otherwise(case: &mut Case, worlds: &[World], rng: &mut Rng) -> Option<&'static str> {
     let mut recipe = case.recipe.clone();
     let name = match &mut recipe {
+        // Of an answer `answers` changes what is signed.
+        Recipe::Answer(_) => return None,
         Recipe::Certified(certified) => change_statement(&mut certified.statement, rng)?,
         Recipe::Proof(proof) => match rng.below(8) {
             0 => {
-                proof.origin = rng.pick(&["quorate.vm/0", "other/log", "quorate.vm", "x"]).to_owned();
+                let group = &worlds[case.world].group.name;
+                proof.origin = match rng.below(5) {
+                    0 => format!("{group}/registry"),
+                    1 => format!("{group}/log"),
+                    _ => rng.pick(&["quorate.vm/0", "other/log", "x"]).to_owned(),
+                };
                 "signed: another origin"
             }
             1 => {
@@ -77,7 +87,7 @@ fn change_statement(bytes: &mut Vec<u8>, rng: &mut Rng) -> Option<&'static str> 
     let field = bytes.get_mut(start..end).filter(|field| !field.is_empty())?;
     match (name, rng.below(4)) {
         ("kind changed", choice) => {
-            let kinds = [0x0801u16, 0x0802, 0x0803, 0x0805, 0x0010, 0x080a, 0x0201, 0x0000];
+            let kinds = [0x0801u16, 0x0802, 0x0803, 0x0011, 0x0010, 0x080a, 0x0201, 0x0000];
             field[..2].copy_from_slice(&kinds[choice * 2 + rng.below(2)].to_le_bytes());
         }
         ("epoch changed" | "seq changed", 0..3) => field[0] = field[0].wrapping_add(rng.pick(&[1, 255, 2])),
