@@ -107,8 +107,9 @@ fn spoilt_stream(cut: &mut Cut<'_>) -> Vec<u8> {
     for _ in 0..1 + cut.below(3) {
         let choice = cut.below(8);
         let place = match cut.byte() {
-            // The head, which few of all places are in.
-            near @ 0..100 => usize::from(near) * 40 + cut.below(40),
+            // The header and the head, which few of all places are in.
+            near @ 0..48 => usize::from(near),
+            near @ 48..128 => usize::from(near - 48) * 40 + cut.below(40),
             _ => usize::from(cut.word()) * 2 + cut.below(2),
         };
         let Some(place) = place.checked_rem(stream.len()) else { break };
