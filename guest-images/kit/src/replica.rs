@@ -24,6 +24,8 @@ pub struct Replica<S> {
     /// Whose inputs count: the key that the VM's specification names, or else whoever began the service here.
     feeder: Option<PublicKey>,
     stage: Stage,
+    /// What the newest input with requests led to: whoever fed it may have lost the answer.
+    answered: Applied,
     service: PhantomData<fn() -> S>,
 }
 
@@ -37,11 +39,12 @@ enum Stage {
 
 impl<S> Clone for Replica<S> {
     fn clone(&self) -> Self {
-        let Self { limits, vm, feeder, ref stage, service } = *self;
-        Self { limits, vm, feeder, stage: stage.clone(), service }
+        let Self { limits, vm, feeder, ref stage, ref answered, service } = *self;
+        Self { limits, vm, feeder, stage: stage.clone(), answered: answered.clone(), service }
     }
 }
 
+/// Replicas are equal that behave alike from here on; the same log may have come to them in other inputs.
 impl<S> PartialEq for Replica<S> {
     fn eq(&self, other: &Self) -> bool {
         let parts = |replica: &Self| (replica.limits, replica.vm, replica.feeder);
@@ -54,7 +57,8 @@ impl<S> Eq for Replica<S> {}
 impl<S: Service> Replica<S> {
     /// A replica that has seen no input.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, vm: None, feeder: None, stage: Stage::Empty, service: PhantomData }
+        let answered = Applied { first: 0, executed: Vec::new() };
+        Self { limits, vm: None, feeder: None, stage: Stage::Empty, answered, service: PhantomData }
     }
 
     /// The VM this replica runs in, once input 0 told it.
@@ -129,9 +133,21 @@ impl<S: Service> Replica<S> {
     fn take(&mut self, input: Input, pace: &mut dyn FnMut()) -> Output {
         match (input, &mut self.stage) {
             (Input::Apply { first, requests }, Stage::Running(service)) => {
-                service.apply::<S>(first, &requests, pace)
+                if let Some(again) = repeated(&self.answered, first, requests.len()) {
+                    return Output::Applied(again);
+                }
+                let output = service.apply::<S>(first, &requests, pace);
+                if let Output::Applied(applied) = &output
+                    && !applied.executed.is_empty()
+                {
+                    self.answered = applied.clone();
+                }
+                output
             }
             (Input::Query(query), Stage::Running(service)) => service.query(&query),
+            (Input::Genesis(genesis), Stage::Running(service)) if service.began_with(&genesis) => {
+                service.begun()
+            }
             // It has begun already.
             (Input::Genesis(_) | Input::Import { .. }, Stage::Running(service)) => {
                 service.refuse(status::CONFLICT)
@@ -171,6 +187,13 @@ impl<S: Service> Replica<S> {
         };
         Ok(Output::Applied(Applied { first: self.next(), executed: Vec::new() }))
     }
+}
+
+/// What came of entries that are asked for again, as many as are still known.
+fn repeated(answered: &Applied, first: u64, count: usize) -> Option<Applied> {
+    let skipped = usize::try_from(first.checked_sub(answered.first)?).ok()?;
+    let known = answered.executed.get(skipped..).filter(|known| !known.is_empty() && count > 0)?;
+    Some(Applied { first, executed: known.iter().take(count).cloned().collect() })
 }
 
 fn not_begun(status: u16) -> Output {

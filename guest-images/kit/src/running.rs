@@ -65,6 +65,11 @@ impl Running {
         Ok(Self { instance, limits, tree, used_bytes, sessions: Sessions::default(), clock, next: 1 })
     }
 
+    /// Whether this is the genesis and nothing was executed since.
+    pub(crate) fn began_with(&self, genesis: &Genesis) -> bool {
+        self.next == 1 && self.tree.get(&GENESIS_KEY) == Some(&genesis_value(genesis)[..])
+    }
+
     /// The result of entry 0.
     pub(crate) fn begun(&self) -> Output {
         let executed = Executed { reply: to_nobody(status::OK).encoded(), state: self.tree.commitment() };

@@ -7,7 +7,7 @@ use quorate_attest::encoding::{Bounded, to_bytes};
 use quorate_attest::id::{Nonce, ServiceId, VmId};
 use quorate_attest::key::{PublicKey, Signature};
 use quorate_attest::request::{BODY_LIMIT, Call, MESSAGE_LIMIT, Reply, Request, status};
-use quorate_attest::service::{Input, Output};
+use quorate_attest::service::{Applied, Genesis, Input, Output};
 use quorate_attest::vm::{InputPolicy, VmSpec};
 
 use super::fixture::{LIMITS, Node, genesis, key, nonce, ordered, put, request, service_spec, vm_spec};
@@ -153,10 +153,38 @@ fn inputs_out_of_order_are_refused_with_the_number_that_is_next() {
         assert_eq!(node.feed(&apply(first)), refused(status::STALE, 1));
     }
     assert!(matches!(node.feed(&apply(1)), Output::Applied(_)));
-    assert_eq!(node.feed(&apply(1)), refused(status::STALE, 2));
-    assert_eq!(node.feed(&Input::Genesis(genesis())), refused(status::CONFLICT, 2));
+    assert_eq!(node.feed(&apply(3)), refused(status::STALE, 2));
+    assert!(matches!(node.feed(&apply(2)), Output::Applied(_)));
+    assert_eq!(node.feed(&apply(1)), refused(status::STALE, 3));
+    assert_eq!(node.feed(&Input::Genesis(genesis())), refused(status::CONFLICT, 3));
     let import = Input::Import { genesis: genesis(), number: 1, entries: vec![], complete: None };
-    assert_eq!(node.feed(&import), refused(status::CONFLICT, 2));
+    assert_eq!(node.feed(&import), refused(status::CONFLICT, 3));
+}
+
+/// Whoever feeds a replica may die before the answer is stored; nobody else may have it either.
+#[test]
+fn an_answer_that_was_lost_is_given_again_until_a_newer_one_is_given() {
+    let mut node = Node::empty(0, LIMITS);
+    let begun = node.feed(&Input::Genesis(genesis()));
+    assert_eq!(node.feed(&Input::Genesis(genesis())), begun);
+    let other = Genesis { f: 1, ..genesis() };
+    assert_eq!(node.feed(&Input::Genesis(other)), Output::Refused { status: status::CONFLICT, next: 1 });
+
+    let requests = |numbers: core::ops::Range<u64>| -> Vec<_> {
+        numbers.map(|number| ordered(&put(1, number, &[number as u8], b"v").encoded())).collect()
+    };
+    let mut apply = |first, numbers| node.feed(&Input::Apply { first, requests: requests(numbers) });
+    let Output::Applied(whole) = apply(1, 1..6) else { panic!("not applied") };
+    let again = |from: usize, to: usize| {
+        Output::Applied(Applied { first: 1 + from as u64, executed: whole.executed[from..to].to_vec() })
+    };
+    assert_eq!(apply(1, 1..6), again(0, 5));
+    assert_eq!(apply(1, 1..9), again(0, 5), "what is new is executed by an input of its own");
+    assert_eq!(apply(3, 3..5), again(2, 4));
+    assert_eq!(apply(5, 5..9), again(4, 5));
+    assert!(matches!(apply(6, 6..8), Output::Applied(_)));
+    assert_eq!(apply(5, 5..6), Output::Refused { status: status::STALE, next: 8 });
+    assert_eq!(node.replica.next(), 8);
 }
 
 #[test]
