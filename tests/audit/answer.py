@@ -96,6 +96,7 @@ class State:
                 self.check_range(key, key, [], before, after)
             case (1, low, high, limit), (2, found, before, after, more):
                 require(len(found) <= limit and (found or not more), "ProofInvalid", "number of entries")
+                require(not more or found[-1][0] <= high, "ProofInvalid", "beyond the range")
                 self.check_range(low, found[-1][0] if more else high, found, before, after)
             case (2,), (3,):
                 pass  # the receipt says it all

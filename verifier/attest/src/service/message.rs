@@ -218,7 +218,8 @@ impl Answer {
                 match (more, proof.entries.last()) {
                     (false, _) => proof.verify(state, low, high),
                     // Short of the limit only what fits is left out: it still ends at an entry of the range.
-                    (true, Some(last)) => proof.verify(state, low, &last.key),
+                    (true, Some(last)) if last.key <= *high => proof.verify(state, low, &last.key),
+                    (true, Some(_)) => Err(ProofError::new("entries beyond the range that was asked for")),
                     (true, None) => Err(ProofError::new("a range that goes on shows no entry")),
                 }
             }

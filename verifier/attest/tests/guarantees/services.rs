@@ -164,6 +164,8 @@ fn test_an_answer_to_another_question_proves_nothing() {
     assert!(gap.verify(&range(3), &state).is_err(), "the first is left out");
     let endless = Answer::Range { proof: tree.range(&[50], &[60]), more: true };
     assert!(endless.verify(&range(3), &state).is_err(), "more, but nothing shown");
+    let beyond = Answer::Range { proof: tree.range(&[2], &[11]), more: true };
+    assert!(beyond.verify(&range(100), &state).is_err(), "entries that nobody asked for");
     assert!(Answer::Head.verify(&get(4), &state).is_err());
 }
 
