@@ -1,9 +1,9 @@
 //! What a client remembers of a service over restarts: its newest head, and evidence.
 //!
 //! The head never goes back. A larger one counts only with a proof that its log extends the known one, and one of the same size
-//! only if it is the same. What is written is verified before; what cannot be read is not replaced.
+//! only if it is the same. What is written is verified before; what cannot be read is not replaced. Processes may share a memory.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Most files of evidence that are kept.
 const EVIDENCE_MAX: usize = 1024;
+/// Locked while something is written.
+const LOCK: &str = "lock";
 /// Folder of the evidence.
 const EVIDENCE: &str = "evidence";
 
@@ -65,6 +67,12 @@ pub enum MemoryError {
         /// Newest entry of the answer.
         got: u64,
     },
+    /// Another process has moved the head meanwhile: another proof is needed.
+    #[error("the head was moved to {have} entries by another process")]
+    Overtaken {
+        /// Entries known now.
+        have: u64,
+    },
     /// The log is another one than before: more than `f` replicas lie.
     #[error("the log of the service was replaced: {0}")]
     Forked(ProofError),
@@ -77,6 +85,7 @@ impl MemoryError {
             Self::Damaged { .. } => "DecodeError",
             Self::Io { .. } => "StorageFailed",
             Self::Stale { .. } => "StaleHead",
+            Self::Overtaken { .. } => "Conflict",
             Self::Forked(_) => "ConflictingCertificates",
         }
     }
@@ -101,18 +110,36 @@ impl Memory {
             move |source| MemoryError::Io { path, source }
         };
         fs::create_dir_all(folder.join(EVIDENCE)).map_err(at(folder))?;
-        let path = folder.join(format!("{service}.head"));
-        let head = match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(at(&path)(error)),
-            Ok(metadata) if metadata.len() > Head::LIMIT as u64 => return Err(MemoryError::Damaged { path }),
+        let mut memory = Self { folder: folder.to_owned(), service, head: None };
+        memory.head = memory.read()?;
+        Ok(memory)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(format!("{}.head", self.service))
+    }
+
+    /// The head in the file.
+    fn read(&self) -> Result<Option<Head>, MemoryError> {
+        let path = self.path();
+        let failed = |source| MemoryError::Io { path: path.clone(), source };
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+            Ok(metadata) if metadata.len() > Head::LIMIT as u64 => Err(MemoryError::Damaged { path }),
             Ok(_) => {
-                let bytes = fs::read(&path).map_err(at(&path))?;
-                let head = Head::decoded(&bytes).ok().filter(|head| head.service == service);
-                Some(head.ok_or(MemoryError::Damaged { path })?)
+                let bytes = fs::read(&path).map_err(failed)?;
+                let head = Head::decoded(&bytes).ok().filter(|head| head.service == self.service);
+                head.map_or(Err(MemoryError::Damaged { path }), |head| Ok(Some(head)))
             }
-        };
-        Ok(Self { folder: folder.to_owned(), service, head })
+        }
+    }
+
+    /// Keeps other processes with the same memory from writing until it is dropped.
+    fn lock(&self) -> Result<File, MemoryError> {
+        let path = self.folder.join(LOCK);
+        let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
+        locked.map_err(|source| MemoryError::Io { path, source })
     }
 
     /// The newest head.
@@ -147,12 +174,22 @@ impl Memory {
     /// [`Self::needs`] asked for.
     ///
     /// # Errors
-    /// As [`Self::needs`]; the proof does not hold; the file cannot be written. The head stays then.
+    /// As [`Self::needs`]; the proof does not hold; the file cannot be written. The head stays then. [`MemoryError::Overtaken`]: begin
+    /// again with [`Self::needs`].
     pub fn advance(
         &mut self,
         certificate: ServiceReceiptCertificate,
         consistency: &[Digest],
     ) -> Result<(), MemoryError> {
+        let _lock = self.lock()?;
+        if let Some(newer) = self.read()?.filter(|stored| stored.log().0 > self.size()) {
+            // Another process was faster. It has verified what it wrote, as this one has.
+            let have = newer.log().0;
+            self.head = Some(newer);
+            if certificate.receipt.log_size > have {
+                return Err(MemoryError::Overtaken { have });
+            }
+        }
         let needed = self.needs(&certificate)?;
         if needed.is_none() && self.head.is_some() {
             return Ok(());
@@ -163,7 +200,7 @@ impl Memory {
                 .map_err(MemoryError::Forked)?;
         }
         let head = Head { service: self.service, certificate };
-        let path = self.folder.join(format!("{}.head", self.service));
+        let path = self.path();
         write_durably(&path, &head.encoded()).map_err(|source| MemoryError::Io { path, source })?;
         self.head = Some(head);
         Ok(())
@@ -180,6 +217,7 @@ impl Memory {
         let folder = self.folder.join(EVIDENCE);
         let path = folder.join(format!("{name}.bin"));
         let failed = |source| MemoryError::Io { path: path.clone(), source };
+        let _lock = self.lock()?;
         let kept = fs::read_dir(&folder).map_err(failed)?.count();
         if !path.exists() && kept < EVIDENCE_MAX {
             write_durably(&path, &bytes).map_err(failed)?;

@@ -94,6 +94,19 @@ impl Inner {
         certificate: &ServiceReceiptCertificate,
         deadline: Instant,
     ) -> Result<(), ServiceError> {
+        loop {
+            match self.try_remember(certificate, deadline).await {
+                Err(ServiceError::Memory(MemoryError::Overtaken { .. })) => {}
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_remember(
+        &self,
+        certificate: &ServiceReceiptCertificate,
+        deadline: Instant,
+    ) -> Result<(), ServiceError> {
         let mut memory = self.memory.lock().await;
         let Some((from, to)) = memory.needs(certificate).or_else(older)? else {
             return Ok(memory.advance(certificate.clone(), &[]).or_else(older)?);
@@ -104,7 +117,8 @@ impl Inner {
         while let Ok(Some(answer)) = timeout_at(deadline, answers.join_next()).await {
             let Ok((_, Ok(Some(ServiceAnswer::Consistent(path))))) = answer else { continue };
             match memory.advance(certificate.clone(), &path) {
-                Ok(()) => return Ok(()),
+                // Another process may have known of newer ones since the question.
+                Ok(()) | Err(MemoryError::Stale { .. }) => return Ok(()),
                 Err(error @ MemoryError::Forked(_)) => {
                     // One liar's path shows nothing. Of f + 1 one is honest, and its log is another one than the known.
                     wrong += 1;

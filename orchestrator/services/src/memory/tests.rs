@@ -22,6 +22,28 @@ fn the_head_survives_a_restart_and_never_goes_back() {
     assert_eq!(memory.size(), 9);
 }
 
+/// Commands in a script run side by side and have one memory.
+#[test]
+fn a_head_that_another_process_moved_is_not_moved_back_nor_passed_without_a_proof() {
+    let (folder, log) = (tempfile::tempdir().unwrap(), Log::new(9, 1));
+    let (mut slow, mut fast) = (open(folder.path()), open(folder.path()));
+    slow.advance(log.certificate(2, &[0, 1]), &[]).unwrap();
+    let first = fast.advance(log.certificate(6, &[0, 1]), &[]).map_err(|error| error.kind());
+    assert_eq!((first, fast.size()), (Err("Conflict"), 3));
+    fast.advance(log.certificate(6, &[0, 1]), &log.consistency(3, 7)).unwrap();
+    let second =
+        slow.advance(log.certificate(4, &[0, 1]), &log.consistency(3, 5)).map_err(|error| error.kind());
+    assert_eq!((second, slow.size(), open(folder.path()).size()), (Err("StaleHead"), 7, 7));
+
+    let mut other = open(folder.path());
+    other.advance(log.certificate(7, &[0, 1]), &log.consistency(7, 8)).unwrap();
+    let passed =
+        slow.advance(log.certificate(8, &[0, 1]), &log.consistency(7, 9)).map_err(|error| error.kind());
+    assert_eq!(passed, Err("Conflict"));
+    slow.advance(log.certificate(8, &[0, 1]), &log.consistency(8, 9)).unwrap();
+    assert_eq!(open(folder.path()).size(), 9);
+}
+
 #[test]
 fn a_log_that_does_not_extend_the_known_one_is_refused_and_not_written() {
     let (folder, log, fork) = (tempfile::tempdir().unwrap(), Log::new(9, 1), Log::new(9, 2));
