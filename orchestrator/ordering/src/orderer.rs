@@ -267,10 +267,12 @@ impl Orderer {
     }
 
     /// The answer of every orchestrator that gives one, by index.
-    pub async fn ask_each(&self, question: &Question) -> BTreeMap<u16, Vec<u8>> {
+    pub async fn ask_each(&self, question: &Question, limit: Duration) -> BTreeMap<u16, Vec<u8>> {
         let mut found = BTreeMap::new();
         let mut answers = self.ask_all(question);
-        while let Some(answer) = answers.join_next().await {
+        let deadline = Instant::now() + limit;
+        // Who is silent must not keep back what the others said.
+        while let Ok(Some(answer)) = timeout_at(deadline, answers.join_next()).await {
             if let Ok((index, Ok(FromOrchestrator::Told(told)))) = answer {
                 found.insert(index, told.answer);
             }
@@ -280,7 +282,7 @@ impl Orderer {
 
     /// Heads of the log that each orchestrator cosigned. The lines are not checked here.
     pub async fn heads(&self) -> BTreeMap<u16, CosignedHeads> {
-        let answers = self.ask_each(&Question::Heads).await;
+        let answers = self.ask_each(&Question::Heads, ANSWER_TIMEOUT).await;
         answers
             .into_iter()
             .filter_map(|(index, bytes)| Some((index, CosignedHeads::decoded(&bytes).ok()?)))

@@ -4,7 +4,7 @@
 //! equal receipts are the answer ([`quorate_attest::service::ServiceReceiptTally`]). Nothing is checked here.
 
 use borsh::{BorshDeserialize, BorshSerialize};
-use quorate_attest::encoding::{bounded_bytes, bounded_list, bounded_text};
+use quorate_attest::encoding::{Bounded, bounded_bytes, bounded_list, bounded_text};
 use quorate_attest::id::{ImageDigest, OperationId, ServiceId};
 use quorate_attest::key::Signature;
 use quorate_attest::merkle::{Digest, PROOF_LIMIT};
@@ -22,6 +22,9 @@ pub const SERVICE_ANSWER_BYTES_MAX: usize = MESSAGE_LIMIT + 4096;
 pub const SERVICE_HEADS_MAX: usize = 256;
 /// Most bytes of a service's name.
 pub const SERVICE_NAME_BYTES_MAX: usize = 64;
+
+/// Most receipts in one [`Evidence`].
+const THEIRS_MAX: usize = 64;
 
 /// Asks a replica about one service.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -142,6 +145,22 @@ pub struct SignedReceipt {
     pub receipt: ServiceReceipt,
     /// Its signature.
     pub signature: Signature,
+}
+
+/// Why a replica stopped: what it says about an entry, and what others say.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Evidence {
+    /// What this replica signed, or executed without a signature.
+    pub ours: SignedReceipt,
+    /// What this replica's guest answered when it executed the entry again, if that is why it stopped.
+    pub again: Option<ServiceReceipt>,
+    /// What `f + 1` others signed.
+    #[borsh(deserialize_with = "bounded_list::<THEIRS_MAX, _, _>")]
+    pub theirs: Vec<SignedReceipt>,
+}
+
+impl Bounded for Evidence {
+    const LIMIT: usize = (THEIRS_MAX + 2) * (ServiceReceipt::LIMIT + 72);
 }
 
 /// What came of one entry.

@@ -61,8 +61,13 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
 /// What is expected, and what was found.
 pub(super) fn examine(arguments: &Arguments) -> Result<(Trust, Vec<Finding>), Failure> {
     let Arguments { folder, group, orchestrators, policy, not_older_than } = arguments;
-    let mut expectations =
-        super::Arguments::beside(vec![folder.clone()], group.clone(), orchestrators.clone(), policy.clone());
+    let mut expectations = super::Arguments::beside(
+        vec![folder.clone()],
+        group.clone(),
+        orchestrators.clone(),
+        None,
+        policy.clone(),
+    );
     expectations.not_older_than = *not_older_than;
     let trust = Trust::gather(&expectations)?;
     let items = material::read_folder(folder)?;

@@ -15,6 +15,7 @@ use quorate_attest::group::GroupConfig;
 use quorate_attest::key::{PublicKey, Signature};
 use quorate_attest::note::Note;
 use quorate_attest::receipt::ReceiptCertificate;
+use quorate_attest::service::ServiceReceiptCertificate;
 use quorate_attest::statement::{Kind, Statement};
 use quorate_attest::vm::{
     Action, ActivationCertificate, DecisionCertificate, Proposal, SlotCertificate, SlotStatement,
@@ -28,7 +29,7 @@ use super::super::output::{Output, Tone};
 use super::finding::Finding;
 use super::material::{self, Material};
 use super::trust::Trust;
-use super::{describe, heads};
+use super::{describe, heads, services};
 
 /// Checks that two signed statements contradict each other, and names who signed both.
 #[derive(Debug, Args)]
@@ -37,6 +38,7 @@ Examples:
   quorate evidence a.cert b.cert --group group.toml          two certificates, or two votes, for one place
   quorate evidence evidence/8f3c.bin --group group.toml      what a verifier keeps
   quorate evidence a.note b.note --policy group.policy       two heads of one log
+  quorate evidence data/orchestrator-1/evidence/service-registry-7 --replicas services.toml
 
 Exit codes: 0 it is evidence, 1 it is none (the rule that failed is named), 2 usage or unreadable file.")]
 pub struct Arguments {
@@ -49,6 +51,9 @@ pub struct Arguments {
     /// The orchestrators' group, for receipts and decisions (TOML). Default: orchestrators.toml beside the first file.
     #[arg(long, value_name = "FILE")]
     orchestrators: Option<PathBuf>,
+    /// The group of the services' replicas, for what they signed (TOML). Default: services.toml beside the first file.
+    #[arg(long, value_name = "FILE")]
+    replicas: Option<PathBuf>,
     /// The C2SP policy that names the cosigners of heads. Default: group.policy or policy.txt beside, or the group's own.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -76,6 +81,7 @@ pub(super) fn examine(arguments: &Arguments) -> Result<Result<Finding, VerifyErr
         arguments.files.clone(),
         arguments.group.clone(),
         arguments.orchestrators.clone(),
+        arguments.replicas.clone(),
         arguments.policy.clone(),
     ))?;
     let mut contents = Vec::new();
@@ -83,8 +89,16 @@ pub(super) fn examine(arguments: &Arguments) -> Result<Result<Finding, VerifyErr
         contents.push((material::read_file(path)?.material, material::read_bytes(path)?));
     }
     let finding = Finding::new(&arguments.files[0], "evidence");
-    if let [(Material::Head(first), _), (Material::Head(second), _)] = &contents[..] {
-        return heads_pair(&trust, finding, first, second);
+    match &contents[..] {
+        [(Material::Head(first), _), (Material::Head(second), _)] => {
+            return heads_pair(&trust, finding, first, second);
+        }
+        [(Material::Contradiction(pair), _)] => {
+            return services::contradiction(&trust, finding, pair).map(Ok);
+        }
+        [(Material::Dissent(dissent), _)] => return services::dissent(&trust, finding, dissent).map(Ok),
+        [(Material::Divergence(kept), _)] => return services::divergence(&trust, finding, kept).map(Ok),
+        _ => {}
     }
     let sides = match &contents[..] {
         [(pair, _)] => pair_of(pair),
@@ -96,7 +110,7 @@ pub(super) fn examine(arguments: &Arguments) -> Result<Result<Finding, VerifyErr
         Err(error) => return Ok(Err(error)),
     };
     // Without any group nothing can be said; with one that is another, the statements are refused.
-    if trust.orchestrators.is_none() {
+    if trust.orchestrators.is_none() && trust.replicas.is_none() {
         trust.group()?;
     }
     Ok(convict(&trust, finding, first, second))
@@ -156,6 +170,9 @@ fn side((material, bytes): &(Material, Vec<u8>)) -> Result<Vec<Signed>, VerifyEr
     }
     if let Ok(certificate) = DecisionCertificate::decoded(bytes) {
         return Ok(members(&certificate.decision.to_statement(), &certificate.signatures));
+    }
+    if let Ok(certificate) = ServiceReceiptCertificate::decoded(bytes) {
+        return Ok(members(&certificate.receipt.to_statement(), &certificate.signatures));
     }
     let certificate = ReceiptCertificate::decoded(bytes)?;
     Ok(members(&certificate.receipt.to_statement(), &certificate.signatures))
@@ -241,7 +258,7 @@ fn convict(
 fn group_of<'a>(trust: &'a Trust, side: &[Signed]) -> Result<&'a GroupConfig, VerifyError> {
     let none = VerifyError::NoConflict { reason: "a statement without a signature" };
     let got = side.first().ok_or(none)?.statement.group;
-    let known = [trust.group.as_ref(), trust.orchestrators.as_ref()];
+    let known = [trust.group.as_ref(), trust.orchestrators.as_ref(), trust.replicas.as_ref()];
     let mut known = known.into_iter().flatten();
     let want = known.clone().next().map(GroupConfig::id).unwrap_or_default();
     known.find(|group| group.id() == got).ok_or(VerifyError::WrongCluster { want, got })
@@ -315,7 +332,7 @@ pub(super) fn check_conflict(first: &Statement, second: &Statement) -> Result<()
                 generation(first).and_then(|one| Ok(one == generation(second)?));
             if same? { Ok(()) } else { no("two generations") }
         }
-        Kind::ACTIVATE | Kind::RECEIPT => Ok(()),
+        Kind::ACTIVATE | Kind::RECEIPT | Kind::SERVICE_RECEIPT => Ok(()),
         Kind::DECISION => {
             let ((_, one, a), (_, other, b)) = (describe::decision(first)?, describe::decision(second)?);
             let grants = matches!((&a, &b), (Action::Grant { .. }, Action::Grant { .. }));

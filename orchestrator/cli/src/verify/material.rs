@@ -14,6 +14,7 @@ use quorate_attest::tlog_proof::{HEADER, TlogProof};
 use quorate_attest::vm::{
     ActivationCertificate, ConflictingCertificates, DoubleVote, Equivocation, Refusal, SlotCertificate,
 };
+use quorate_ordering::services::Evidence as Divergence;
 use quorate_services::{AnswerProof, Contradiction, Dissent};
 use quorate_verifier::core::Evidence;
 
@@ -49,6 +50,8 @@ pub enum Material {
     Contradiction(Box<Contradiction>),
     /// A replica's receipt against what others certify.
     Dissent(Box<Dissent>),
+    /// Why a replica of a service stopped.
+    Divergence(Box<Divergence>),
     /// Nothing of these: what is wrong with it.
     Unreadable(String),
 }
@@ -209,6 +212,9 @@ fn sniff(bytes: &[u8]) -> Material {
     }
     if let Ok(dissent) = Dissent::decoded(bytes) {
         return Material::Dissent(Box::new(dissent));
+    }
+    if let Ok(divergence) = Divergence::decoded(bytes) {
+        return Material::Divergence(Box::new(divergence));
     }
     if bytes.starts_with(&MAGIC) {
         return of(bytes, |certificate| Material::Other(Box::new(certificate)));

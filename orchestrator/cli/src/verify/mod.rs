@@ -93,13 +93,14 @@ impl Arguments {
         paths: Vec<PathBuf>,
         group: Option<PathBuf>,
         orchestrators: Option<PathBuf>,
+        replicas: Option<PathBuf>,
         policy: Option<PathBuf>,
     ) -> Self {
         Self {
             paths,
             group,
             orchestrators,
-            replicas: None,
+            replicas,
             services: Vec::new(),
             vm: None,
             image: None,

@@ -1,8 +1,10 @@
 //! Answers of ordered services, and evidence against their replicas.
 
 use quorate_attest::VerifyError;
+use quorate_attest::group::GroupConfig;
 use quorate_attest::id::to_hex;
-use quorate_attest::service::{Answer, Query};
+use quorate_attest::service::{Answer, Query, ServiceReceiptCertificate, ServiceReceiptTally};
+use quorate_ordering::services::{Evidence as Divergence, SignedReceipt};
 use quorate_services::{AnswerProof, Claim, Contradiction, Dissent};
 use serde_json::{Value, json};
 
@@ -87,6 +89,39 @@ pub fn dissent(trust: &Trust, finding: Finding, dissent: &Dissent) -> Result<Fin
         dissent.said.0.number
     );
     Ok(convicts(finding, &name, text, dissent.verify(replicas)))
+}
+
+/// Checks what a replica keeps about itself when it stops: that it signed another receipt than `f + 1` others.
+pub fn divergence(trust: &Trust, finding: Finding, kept: &Divergence) -> Result<Finding, Failure> {
+    let replicas = trust.replicas()?;
+    let name = name(trust, kept.ours.replica)?;
+    let number = kept.ours.receipt.number;
+    let dissent = certified(replicas, &kept.theirs).map(|certificate| Dissent {
+        replica: kept.ours.replica,
+        said: (kept.ours.receipt, kept.ours.signature),
+        certificate,
+    });
+    let count = kept.theirs.len();
+    let text = format!("{name} came to another result of entry {number} of a service than {count} others");
+    let result = match kept.theirs.is_empty() {
+        // It is of use to whoever looks for the cause.
+        true => Err(VerifyError::NoConflict { reason: "only the replica itself says that its guest erred" }),
+        false => dissent.and_then(|dissent| dissent.verify(replicas)),
+    };
+    Ok(convicts(finding, &name, text, result))
+}
+
+/// The receipt on which `f + 1` agree, with their signatures.
+fn certified(
+    replicas: &GroupConfig,
+    signed: &[SignedReceipt],
+) -> Result<ServiceReceiptCertificate, VerifyError> {
+    let first = signed.first().ok_or(VerifyError::NoConflict { reason: "nobody says otherwise" })?;
+    let mut tally = ServiceReceiptTally::new(replicas, first.receipt)?;
+    for signed in signed.iter().filter(|signed| signed.receipt == first.receipt) {
+        tally.add(signed.replica, signed.signature)?;
+    }
+    tally.certificate()
 }
 
 fn name(trust: &Trust, replica: u16) -> Result<String, Failure> {

@@ -35,6 +35,9 @@ pub fn check(trust: &Trust, item: &Item) -> Result<Finding, Failure> {
             services::contradiction(trust, Finding::new(path, "evidence"), pair)?
         }
         Material::Dissent(dissent) => services::dissent(trust, Finding::new(path, "evidence"), dissent)?,
+        Material::Divergence(divergence) => {
+            services::divergence(trust, Finding::new(path, "evidence"), divergence)?
+        }
         Material::Unreadable(reason) => Finding::new(path, "unknown").fails("DecodeError", reason),
     })
 }

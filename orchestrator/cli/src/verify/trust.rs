@@ -31,7 +31,7 @@ pub struct Trust {
     /// The orchestrators' group in its newest epoch, where it is known: it grants generations.
     pub orchestrators: Option<GroupConfig>,
     /// The group of the services' replicas, where it is known.
-    replicas: Option<GroupConfig>,
+    pub replicas: Option<GroupConfig>,
     /// The services that are known.
     services: Vec<ServiceSpec>,
     /// Earlier epochs of both, where `links/` beside their files leads on from them.

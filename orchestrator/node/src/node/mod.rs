@@ -110,6 +110,8 @@ pub(crate) struct Shared {
     services: OnceLock<Arc<ServiceHost>>,
     links: compare::Links,
     replica: RwLock<Replica>,
+    /// Lowest index of the log that had never been signed when this process began.
+    signed_before: u64,
     journal: Mutex<SignJournal<FileStorage>>,
     directory: Arc<StateDirectory>,
     comparison: Comparison,
@@ -139,6 +141,11 @@ impl Shared {
     /// Lowest index of the log that was never signed.
     pub(crate) fn signed(&self) -> u64 {
         self.journal().state().next()
+    }
+
+    /// Whether entries are still to be executed again that this node has already signed: it must not say that they do not exist.
+    pub(crate) fn is_behind_itself(&self) -> bool {
+        self.replica().applied() < self.signed_before
     }
 
     /// Records a safety stop, so that a restart does not sign either.

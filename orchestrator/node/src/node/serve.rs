@@ -78,6 +78,7 @@ impl Shared {
             }
             ToOrchestrator::Question(question) => self.tell(&question).map(FromOrchestrator::from),
             ToOrchestrator::Service(ask) => self.tell_of_service(ask).await,
+            ToOrchestrator::ServiceNamed(_) if self.is_behind_itself() => Ok(NotYet {}.into()),
             ToOrchestrator::ServiceNamed(ServiceNamed { name }) => {
                 self.service_named(&name).map(|info| ServiceAnswer::Info(info).into())
             }

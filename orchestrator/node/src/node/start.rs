@@ -234,6 +234,7 @@ pub(super) async fn start(loaded: Loaded, services: Option<Parts>) -> Result<Nod
         services: OnceLock::new(),
         links: compare::Links::default(),
         replica: RwLock::new(replica),
+        signed_before: journal.state().next(),
         journal: Mutex::new(journal),
         directory,
         comparison: compare::Comparison::default(),

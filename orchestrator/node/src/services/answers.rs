@@ -23,6 +23,7 @@ impl Shared {
         let running = host.running(&service).ok_or(Refusal::UnknownService)?;
         let answer = match question {
             ServiceQuestion::Info => Some(ServiceAnswer::Info(self.service_info(&service)?)),
+            ServiceQuestion::Head if self.is_behind_itself() => None,
             ServiceQuestion::Head => Some(ServiceAnswer::Head(self.service_head(host, &running)?)),
             ServiceQuestion::Result { operation } => match self.find(&operation)? {
                 None => None,
@@ -117,10 +118,18 @@ impl Shared {
         let vm = {
             let replica = self.replica();
             let service = replica.control().service(&running.service).ok_or(Refusal::UnknownService)?;
-            let version = service.image_at(*running.executed.borrow()).1;
-            service_vm_name(&service.record.spec, host.parts.replica, version)
+            // The image after an upgrade has no state before its first entry.
+            let newest = running.executed.borrow().saturating_sub(1);
+            service_vm_name(&service.record.spec, host.parts.replica, service.image_at(newest).1)
         };
+        let known = *running.executed.borrow();
         let output = host.parts.guests.query(&vm, &Input::Query(query)).await.map_err(Refusal::Guest)?;
+        if let Output::Answered { size: next, .. } | Output::Refused { next, .. } = output
+            && next < known
+        {
+            running.behind.notify_one();
+            return Ok(None);
+        }
         let (size, state, answer) = match output {
             Output::Answered { size, state, answer } if size > 0 => (size, state, *answer),
             Output::Refused { status, .. } => return Err(Refusal::Query { status }),

@@ -5,8 +5,10 @@
 //! Wake ─▶ Fetch ─▶ Feed ─▶ Output: Applied ─▶ leaf, root of the service's log, receipt ─▶ Sign ─▶ Persist ─▶ idle
 //!                            │
 //!                            ├─ Refused, behind: the guest went back to a certified slot ─▶ Fetch from there, outcomes are compared
-//!                            ├─ Refused, ahead: outcomes were lost here ─▶ AskPeers, f + 1 of whom tell them
+//!                            ├─ Refused, ahead: outcomes were lost here, and are not the newest, which a guest repeats ─▶ AskPeers,
+//!                            │  f + 1 of whom tell them
 //!                            └─ Refused, empty: genesis, or the state of the former image ─▶ Upgrade
+//! Where the guest stands is not known at first, nor after it went back or did not answer: then it is fed its newest entry once more.
 //! Compared: f + 1 others say something else about an entry ─▶ Stop ─▶ Rewind ─▶ AskPeers: how much of the log is theirs too ─▶ Forget the
 //!           rest ─▶ what the guest executes from there on is compared: Resume when f + 1 others say the same, else Stop again
 //! ```
@@ -32,7 +34,8 @@ use quorate_ordering::services::{ExecutedEntry, SignedReceipt};
 use sha2::{Digest as _, Sha256};
 
 use crate::log_tree::Peaks;
-pub use events::{Batch, Done, Effect, Entry, Event, Evidence, Identity};
+pub use events::{Batch, Done, Effect, Entry, Event, Identity};
+pub use quorate_ordering::services::Evidence;
 
 #[derive(Debug)]
 enum Phase {
@@ -95,6 +98,8 @@ pub struct Core {
     log: Peaks,
     /// Number that the guest is believed to want next.
     next: u64,
+    /// Whether the guest itself has shown that.
+    sure: bool,
     doubt: Option<Doubt>,
     phase: Phase,
 }
@@ -103,7 +108,7 @@ impl Core {
     /// A replica that goes on behind `log`. One that was stopped before stays so.
     pub fn new(identity: Identity, rule: QuorumRule, genesis: Genesis, log: Peaks, stopped: bool) -> Self {
         let (next, doubt) = (log.size(), stopped.then(Doubt::default));
-        Self { identity, rule, genesis, log, next, doubt, phase: Phase::Idle }
+        Self { identity, rule, genesis, log, next, sure: false, doubt, phase: Phase::Idle }
     }
 
     /// Whether nothing is under way.
@@ -116,6 +121,11 @@ impl Core {
         self.doubt.is_some()
     }
 
+    /// Whether the guest has shown where it stands.
+    pub fn is_sure(&self) -> bool {
+        self.sure
+    }
+
     /// Entries executed.
     pub fn size(&self) -> u64 {
         self.log.size()
@@ -123,6 +133,9 @@ impl Core {
 
     /// Takes in what has happened. What does not belong to what is under way changes nothing.
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        if let Event::GuestBehind | Event::Gone | Event::Rewound = event {
+            self.sure = false;
+        }
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         match (phase, event) {
             (Phase::Idle, Event::Wake) => self.wake(),
@@ -135,6 +148,7 @@ impl Core {
                 self.refused(&entries, next)
             }
             (Phase::Importing { number }, Event::Imported) => self.fetch(number),
+            (Phase::Importing { number }, Event::FormerBehind { next }) if next < number => self.fetch(next),
             (Phase::Asking { next }, Event::Peers(told)) => self.adopt(&told, next),
             (Phase::Signing { log, mut batch }, Event::Signed(signatures))
                 if signatures.len() == batch.entries.len() =>
@@ -160,7 +174,8 @@ impl Core {
                 Vec::new()
             }
             // The guest is asked again with the next Wake.
-            (Phase::Feeding(_) | Phase::Importing { .. }, Event::Gone | Event::Output(_))
+            (Phase::Feeding(_), Event::Gone | Event::Output(_))
+            | (Phase::Importing { .. }, Event::Gone | Event::FormerBehind { .. })
             | (Phase::Rewinding, Event::Gone) => Vec::new(),
             (phase, _) => {
                 self.phase = phase;
@@ -188,7 +203,8 @@ impl Core {
                     self.fetch(0)
                 }
             },
-            _ => self.fetch(self.next),
+            _ if self.sure => self.fetch(self.next),
+            _ => self.fetch(number.saturating_sub(1)),
         }
     }
 
@@ -257,7 +273,9 @@ impl Core {
             }
             self.next = entry.number + 1;
         }
-        if let (Some(doubt), false) = (&mut self.doubt, executed.is_empty()) {
+        // A guest whose place is not known may only repeat what it answered before it was taken back.
+        let is_new = std::mem::replace(&mut self.sure, !executed.is_empty());
+        if let (Some(doubt), true, true) = (&mut self.doubt, is_new, self.sure) {
             doubt.executed.get_or_insert(first);
         }
         self.sign(log, batch)
@@ -311,8 +329,11 @@ impl Core {
             // It is asked again, and whoever looks at the state of the service sees that it does not go on.
             return Vec::new();
         }
-        if next <= self.size() {
-            return self.fetch(next);
+        self.sure = true;
+        // It repeats its newest answer, if that is what was lost.
+        let wanted = next.min(self.size());
+        if wanted != first.number {
+            return self.fetch(wanted);
         }
         self.phase = Phase::Asking { next };
         vec![Effect::AskPeers { first: self.size() }]
@@ -353,19 +374,22 @@ impl Core {
     /// The receipts of others that are signed by whom they name, grouped by what they say, at most one of each replica.
     fn agreement(&self, receipts: &[SignedReceipt]) -> Vec<Vec<SignedReceipt>> {
         let Identity { group, replica, service } = &self.identity;
-        let of_others: BTreeMap<u16, &SignedReceipt> = receipts
-            .iter()
-            .filter(|signed| signed.replica != *replica && signed.receipt.service == *service)
-            .map(|signed| (signed.replica, signed))
-            .collect();
-        let mut groups: Vec<Vec<SignedReceipt>> = Vec::new();
-        for (index, signed) in of_others {
-            if signed.receipt.group != group.id()
-                || signed.receipt.epoch != group.epoch
-                || signed.receipt.verify_vote(group, index, &signed.signature).is_err()
-            {
-                continue;
+        let is_signed = |signed: &SignedReceipt| {
+            let receipt = &signed.receipt;
+            receipt.service == *service
+                && receipt.group == group.id()
+                && receipt.epoch == group.epoch
+                && receipt.verify_vote(group, signed.replica, &signed.signature).is_ok()
+        };
+        let mut of_others: BTreeMap<u16, &SignedReceipt> = BTreeMap::new();
+        for signed in receipts.iter().filter(|signed| signed.replica != *replica) {
+            // Anybody can name another: only what that one signed takes its place.
+            if !of_others.contains_key(&signed.replica) && is_signed(signed) {
+                of_others.insert(signed.replica, signed);
             }
+        }
+        let mut groups: Vec<Vec<SignedReceipt>> = Vec::new();
+        for signed in of_others.into_values() {
             match groups.iter_mut().find(|group| group.iter().any(|other| other.receipt == signed.receipt)) {
                 Some(group) => group.push(*signed),
                 None => groups.push(vec![*signed]),
@@ -389,7 +413,8 @@ impl Core {
         if agreed.iter().any(|signed| signed.receipt != ours.receipt) {
             return self.stop(Evidence { ours, again: None, theirs: agreed }, None);
         }
-        self.doubt.take().map_or_else(Vec::new, |_| vec![Effect::Resume])
+        let resumed = self.doubt.take().map(|_| Effect::Resume);
+        [Effect::Agreed { size: number + 1 }].into_iter().chain(resumed).collect()
     }
 
     /// The guest went back and came to another result than before. If it went back by itself, the new one is taken, since it comes from

@@ -1,6 +1,8 @@
-//! Has the heads of the services' logs cosigned, about once a second where they grew.
+//! Has the heads of the services' logs cosigned where they grew, as far as f + 1 other replicas have the same log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_attest::service::service_origin;
@@ -17,15 +19,21 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs until the task is ended.
 pub(super) async fn run(host: Arc<ServiceHost>, shared: Arc<Shared>) {
+    let mut failing = BTreeMap::new();
     loop {
         sleep(INTERVAL).await;
         for running in host.all() {
+            let service = running.service;
             if running.stopped().is_some() {
                 continue;
             }
-            if let Err(error) = cosign(&host, &shared, &running).await {
-                let service = running.service;
-                tracing::debug!(%service, error_kind = error.kind, "head not cosigned: {}", error.detail);
+            match cosign(&host, &shared, &running).await {
+                Ok(()) => drop(failing.remove(&service)),
+                Err(error) if failing.get(&service) == Some(&error.kind) => {}
+                Err(error) => {
+                    tracing::warn!(%service, error_kind = error.kind, "head not cosigned: {}", error.detail);
+                    failing.insert(service, error.kind);
+                }
             }
         }
     }
@@ -43,9 +51,10 @@ async fn cosign(host: &ServiceHost, shared: &Shared, running: &Running) -> Resul
     let old_size = host.parts.signer.cosigned(&origin).await?;
     let (head, proof) = {
         let view = host.store.read().map_err(failed)?;
-        let size = view.size(&service).map_err(failed)?;
+        // What is cosigned cannot be taken back: a head that only this replica has would end its cosigning for good.
+        let size = view.size(&service).map_err(failed)?.min(running.agreed.load(Ordering::Relaxed));
         let known = view.heads(&service).map_err(failed)?.last().map(|head| head.size);
-        if size == 0 || known == Some(size) {
+        if size == 0 || known >= Some(size) {
             return Ok(());
         }
         let root = view.root(&service, size).map_err(failed)?;

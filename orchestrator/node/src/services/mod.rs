@@ -37,6 +37,7 @@ mod ticks;
 mod walk;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,8 +46,7 @@ use quorate_attest::id::ServiceId;
 use quorate_attest::quorum::QuorumRule;
 use quorate_ordering::protocol::Refused;
 use quorate_ordering::services::SignedReceipt;
-use tokio::sync::mpsc;
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::node::Shared;
@@ -93,6 +93,10 @@ pub(crate) struct Running {
     stopped: Mutex<Option<Refused>>,
     /// What others say about the entry with a number.
     compared: mpsc::Sender<(u64, Vec<SignedReceipt>)>,
+    /// Somebody's question found the guest before entries that are executed.
+    behind: Notify,
+    /// Entries of the log that `f + 1` others were found to have, too, since this process runs.
+    agreed: AtomicU64,
     /// When somebody called last who was not telling the time.
     called: Mutex<Option<Instant>>,
     /// Why the guest does not go on, if it does not.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_attest::encoding::Bounded;
@@ -11,7 +12,7 @@ use quorate_attest::service::{Answer, BATCH_LIMIT, Genesis, Input, Output, Query
 use quorate_control::{Service, Which, service_vm_name};
 use quorate_ordering::protocol::Refused;
 use quorate_ordering::services::SignedReceipt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -83,6 +84,8 @@ pub(super) fn start(
         executed: watch::Sender::new(size),
         stopped: std::sync::Mutex::new(stopped),
         compared: sender,
+        behind: Notify::new(),
+        agreed: AtomicU64::new(0),
         called: std::sync::Mutex::default(),
         stuck: std::sync::Mutex::default(),
     });
@@ -124,8 +127,11 @@ impl Task {
         if ordered.is_ok_and(|ordered| ordered > self.core.size()) {
             return sleep(RETRY).await;
         }
-        *lock(&self.running.stuck) = None;
+        if self.core.is_sure() {
+            *lock(&self.running.stuck) = None;
+        }
         tokio::select! {
+            () = self.running.behind.notified() => drop(self.core.step(Event::GuestBehind)),
             changed = self.walked.changed() => if changed.is_err() { sleep(RETRY).await },
             compared = self.compared.recv() => {
                 if let Some((number, theirs)) = compared {
@@ -166,7 +172,7 @@ impl Task {
             Effect::Fetch { first } => Some(Event::Fetched(self.fetch(first)?)),
             Effect::Feed { version, input } => Some(self.feed(version, &input).await),
             Effect::Upgrade { version, number } => match self.upgrade(version, number).await {
-                Ok(()) => Some(Event::Imported),
+                Ok(event) => Some(event),
                 Err(Failure::Storage(error)) => return Err(error),
                 Err(Failure::Guest(error)) => Some(self.stuck(&error)),
             },
@@ -189,6 +195,8 @@ impl Task {
                 Some(Event::Persisted)
             }
             Effect::AskPeers { first } => {
+                let detail = format!("f + 1 other replicas are asked what came of entry {first}");
+                drop(self.stuck(&GuestError::new("QuorumUnreachable", detail)));
                 let told = peers::ask(&self.host, &self.shared, service, first, BATCH_LIMIT as u32).await;
                 let event = Event::Peers(told);
                 sleep(RETRY).await;
@@ -210,6 +218,10 @@ impl Task {
                     "forgotten: others have another log"
                 );
                 Some(Event::Truncated(self.host.store.read()?.peaks(&service, number)?))
+            }
+            Effect::Agreed { size } => {
+                self.running.agreed.store(size, Ordering::Relaxed);
+                None
             }
             Effect::Resume => {
                 self.host.store.resume(&service)?;
@@ -302,8 +314,8 @@ impl Task {
         Event::Gone
     }
 
-    /// Brings the state of the former image to the guest of this one. The former guest executes nothing further: it stands before `number`.
-    async fn upgrade(&self, version: usize, number: u64) -> Result<(), Failure> {
+    /// Brings the state of the former image to the guest of this one. The former guest executes nothing from `number` on.
+    async fn upgrade(&self, version: usize, number: u64) -> Result<Event, Failure> {
         let wrong = |detail: String| GuestError::new("Inconsistent", detail);
         let service = self.running.service;
         let last = number.checked_sub(1).map(|last| self.host.store.read()?.receipt(&service, last));
@@ -313,10 +325,12 @@ impl Task {
         let mut after = Vec::new();
         loop {
             let query = Input::Query(Query::Export { after });
-            let Output::Answered { size, state, answer } =
-                self.host.parts.guests.query(&from, &query).await?
-            else {
-                return Err(wrong("the former image does not export its state".to_owned()).into());
+            let (size, state, answer) = match self.host.parts.guests.query(&from, &query).await? {
+                Output::Answered { size: next, .. } | Output::Refused { next, .. } if next < number => {
+                    return Ok(Event::FormerBehind { next });
+                }
+                Output::Answered { size, state, answer } => (size, state, answer),
+                _ => return Err(wrong("the former image does not export its state".to_owned()).into()),
             };
             let Answer::Entries { entries, more } = *answer else {
                 return Err(wrong("the former image answered something else".to_owned()).into());
@@ -334,7 +348,7 @@ impl Task {
             }
         }
         tracing::info!(service = self.genesis.spec.name, number, vm = to, "the next image goes on");
-        Ok(())
+        Ok(Event::Imported)
     }
 
     /// Stops serving: others say something else about an entry, or the guest does.
@@ -345,14 +359,16 @@ impl Task {
             Some(_) => "the guest, executing it again,".to_owned(),
         };
         let file = format!("service-{service}-{number}");
-        let detail = format!("{what} came to another result of entry {number}; the evidence is in {file}");
+        // A replica that has not served since is contradicted for the same reason, as often as it tries again.
+        let is_first = lock(&self.running.stopped).is_none();
+        let kept = if is_first { format!("in {file}") } else { "that of the first time".to_owned() };
+        let detail = format!("{what} came to another result of entry {number}; the evidence is {kept}");
         tracing::error!(error_kind = "ReplayDivergence", service, number, "not served any more: {detail}");
         let mut evidence = evidence.clone();
         if let Some(stored) = self.host.store.read()?.receipt(&self.running.service, number)? {
             evidence.ours.signature = stored.signature.unwrap_or(Signature::NONE);
         }
-        // A replica that has not served since is contradicted for the same reason, as often as it tries again.
-        if lock(&self.running.stopped).is_none() {
+        if is_first {
             self.shared.keep_evidence("ServiceDivergence", &file, &evidence.encoded());
         }
         let why = Refused { kind: "ServiceStopped".to_owned(), detail };

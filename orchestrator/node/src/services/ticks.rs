@@ -33,6 +33,10 @@ pub(super) async fn run(host: Arc<ServiceHost>, shared: Arc<Shared>) {
 }
 
 fn wants_time(host: &ServiceHost, shared: &Shared, running: &Running) -> bool {
+    // What a replica that was stopped executes next shows whether it is right again.
+    if running.stopped().is_some() {
+        return true;
+    }
     if lock(&running.called).is_some_and(|called| called.elapsed() < QUIET) {
         return true;
     }

@@ -165,14 +165,14 @@ fn only_clients_that_the_log_knows_may_connect() {
     let _inside = runtime.enter();
     let client = key(200);
     let as_client = cluster.orderer_as(&client, Role::Client);
-    let none = runtime.block_on(as_client.ask_each(&quorate_ordering::protocol::Question::Heads));
+    let none = runtime.block_on(as_client.ask_each(&quorate_ordering::protocol::Question::Heads, LIMIT));
     assert!(none.is_empty(), "a stranger is refused in the handshake");
     let registered = cluster.registration(client.public(), 0);
     runtime.block_on(cluster.orderer().order(&registered, LIMIT)).unwrap();
     // A quorum has executed it; the others let the client in as soon as they have.
     let deadline = Instant::now() + LIMIT;
     loop {
-        let all = runtime.block_on(as_client.ask_each(&quorate_ordering::protocol::Question::Heads));
+        let all = runtime.block_on(as_client.ask_each(&quorate_ordering::protocol::Question::Heads, LIMIT));
         if all.len() == 4 {
             break;
         }

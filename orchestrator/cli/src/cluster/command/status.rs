@@ -80,9 +80,7 @@ async fn answers(folder: &Folder) -> Result<BTreeMap<String, Value>, Failure> {
     let client = ControlClient::of_folder(folder)?;
     let mut answers = BTreeMap::new();
     let orderer = client.orderer();
-    let asked =
-        tokio::time::timeout(ANSWER_LIMIT, orderer.ask_each(&Question::Status)).await.unwrap_or_default();
-    for (index, text) in asked {
+    for (index, text) in orderer.ask_each(&Question::Status, ANSWER_LIMIT).await {
         let value = serde_json::from_slice(&text).unwrap_or(Value::Null);
         answers.insert(orderer.name(index).to_owned(), value);
     }

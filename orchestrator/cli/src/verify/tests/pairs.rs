@@ -2,8 +2,10 @@
 
 use quorate_attest::certificate::Certificate;
 use quorate_attest::encoding::to_bytes;
-use quorate_attest::id::OperationId;
+use quorate_attest::id::{OperationId, ServiceId};
 use quorate_attest::receipt::{LOG_INSTANCE, Receipt};
+use quorate_attest::service::ServiceReceipt;
+use quorate_attest::state_tree::StateCommitment;
 use quorate_attest::statement::{Kind, Statement};
 use quorate_attest::vm::{Equivocation, Proposal};
 use quorate_verifier::core::Evidence;
@@ -150,6 +152,30 @@ fn orchestrator_that_signs_two_receipts_for_one_entry_is_convicted() {
     let found = pair(&run, &signed(&first, 1), &signed(&second, 1));
     assert_eq!(found, proved("DoubleVote", &["orchestrator-1"]));
     assert_eq!(pair(&run, &signed(&first, 1), &signed(&first, 1)), Err("NoConflict".into()));
+}
+
+#[test]
+fn replica_that_signs_two_receipts_for_one_entry_of_a_service_is_convicted() {
+    let run = Run::new(Mode::Replayed);
+    group_file::write(&run.path("services.toml"), &run.world.orchestrators).unwrap();
+    let receipt = |result: u8, number: u64| ServiceReceipt {
+        group: run.world.orchestrators.id(),
+        epoch: run.world.orchestrators.epoch,
+        service: ServiceId::from_bytes([7; 32]),
+        number,
+        log_index: 9,
+        operation: OperationId::ZERO,
+        result: [result; 32],
+        log_root: [2; 32],
+        log_size: number + 1,
+        state: StateCommitment { root: [3; 32], size: 1 },
+    };
+    let pair = |first: &ServiceReceipt, second: &ServiceReceipt| {
+        pair(&run, &signed(&first.to_statement(), 1), &signed(&second.to_statement(), 1))
+    };
+    assert_eq!(pair(&receipt(1, 5), &receipt(4, 5)), proved("DoubleVote", &["orchestrator-1"]));
+    assert_eq!(pair(&receipt(1, 5), &receipt(1, 5)), Err("NoConflict".into()));
+    assert_eq!(pair(&receipt(1, 5), &receipt(4, 6)), Err("NoConflict".into()));
 }
 
 #[test]

@@ -2,19 +2,14 @@
 
 use std::sync::Arc;
 
-use borsh::{BorshDeserialize, BorshSerialize};
-use quorate_attest::encoding::{Bounded, bounded_list};
 use quorate_attest::group::GroupConfig;
 use quorate_attest::id::{OperationId, ServiceId};
 use quorate_attest::key::Signature;
 use quorate_attest::merkle::Digest;
 use quorate_attest::service::{Input, Output, ServiceReceipt};
-use quorate_ordering::services::{ExecutedEntry, SignedReceipt};
+use quorate_ordering::services::{Evidence, ExecutedEntry, SignedReceipt};
 
 use crate::log_tree::{NodePlace, Peaks};
-
-/// Most receipts in one [`Evidence`].
-const THEIRS_MAX: usize = 64;
 
 /// Whose replica this is.
 #[derive(Clone, Debug)]
@@ -66,22 +61,6 @@ pub struct Batch {
     pub nodes: Vec<(NodePlace, Digest)>,
 }
 
-/// Why a replica stopped: what it says about an entry, and what others say.
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct Evidence {
-    /// What this replica signed, or executed without a signature.
-    pub ours: SignedReceipt,
-    /// What this replica's guest answered when it executed the entry again, if that is why it stopped.
-    pub again: Option<ServiceReceipt>,
-    /// What `f + 1` others signed.
-    #[borsh(deserialize_with = "bounded_list::<THEIRS_MAX, _, _>")]
-    pub theirs: Vec<SignedReceipt>,
-}
-
-impl Bounded for Evidence {
-    const LIMIT: usize = (THEIRS_MAX + 2) * (ServiceReceipt::LIMIT + 72);
-}
-
 /// What has happened.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -93,10 +72,17 @@ pub enum Event {
     Output(Output),
     /// The guest does not answer, is not taken back, or its state could not be brought to the next image.
     Gone,
+    /// A question found the guest before entries that are executed.
+    GuestBehind,
     /// The guest is back at a slot that its host journalled.
     Rewound,
     /// The state of the former image is in the guest.
     Imported,
+    /// The guest of the former image has still to execute entries from this number on.
+    FormerBehind {
+        /// What it wants next.
+        next: u64,
+    },
     /// One for each receipt, in their order.
     Signed(Vec<Option<Signature>>),
     /// The batch is in the file.
@@ -163,6 +149,11 @@ pub enum Effect {
     Forget {
         /// First entry that is forgotten.
         number: u64,
+    },
+    /// `f + 1` others have the same log up to here.
+    Agreed {
+        /// Entries of it.
+        size: u64,
     },
     /// Serve again.
     Resume,

@@ -23,14 +23,12 @@ fn entries_are_executed_in_order_and_every_replica_says_the_same() {
     }
 }
 
+/// All replicas may be killed at once, so that nobody has what the guest answered last but the guest.
 #[test]
-fn a_kill_before_any_effect_loses_nothing_that_others_do_not_tell() {
+fn a_kill_before_any_effect_loses_nothing_also_if_nobody_else_tells() {
     let want = honest(30);
-    let others = World::settled(1, 30).0;
-    let more = World::settled(2, 30).0;
-    for fuse in 0..60 {
+    for fuse in 0..80 {
         let mut world = World::ordering(0, 30);
-        world.peers = (0..30).flat_map(|number| [others.told(number), more.told(number)]).collect();
         world.fuse = Some(fuse);
         let mut core = world.core();
         let killed = world.settle(&mut core).is_err();
@@ -45,27 +43,47 @@ fn a_kill_before_any_effect_loses_nothing_that_others_do_not_tell() {
 #[test]
 fn lost_results_are_not_taken_from_a_single_replica_nor_from_liars() {
     let others = World::settled(1, 20).0;
-    let mut world = World::ordering(0, 20);
-    // Two batches whole; of the third only Fetch and Feed.
-    world.fuse = Some(4 + 4 + 2);
-    let mut core = world.core();
-    assert!(world.settle(&mut core).is_err(), "killed behind the guest's answer");
-    world.fuse = None;
-    let size = world.file.len();
-    let mut forged = others.told(size as u64);
+    let (mut world, _) = World::settled(0, 20);
+    // More than the guest repeats.
+    let size = 9u64;
+    world.file.truncate(size as usize);
+    let mut forged = others.told(size);
     forged.replica = 2;
-    let mut other_reply = others.told(size as u64);
+    let mut other_reply = others.told(size);
     other_reply.reply.push(1);
     for peers in [
-        vec![others.told(size as u64)],
-        vec![others.told(size as u64), others.told(size as u64)],
-        vec![others.told(size as u64), forged],
+        vec![others.told(size)],
+        vec![others.told(size), others.told(size)],
+        vec![others.told(size), forged],
         vec![other_reply],
     ] {
         world.peers = peers;
         let mut core = world.core();
         assert!(world.settle(&mut core).is_ok());
-        assert_eq!(world.file.len(), size);
+        assert_eq!(world.file.len() as u64, size);
+    }
+}
+
+/// Whoever answers last speaks in the names of all.
+#[test]
+fn f_liars_do_not_keep_a_replica_from_being_told_by_naming_others() {
+    let want = honest(20);
+    let (mut world, _) = World::settled(0, 20);
+    world.file.truncate(9);
+    let forged = |number: usize, replica: u16| ExecutedEntry {
+        replica,
+        receipt: ServiceReceipt { result: [0xbd; 32], ..want[number].receipt },
+        signature: Signature::NONE,
+        reply: Vec::new(),
+    };
+    let lies: Vec<_> = (0..20).flat_map(|number| [1, 2, 3].map(|replica| forged(number, replica))).collect();
+    for first in [true, false] {
+        let (honest, lies) = (told_by_two(&want), lies.clone());
+        world.peers = if first { [lies, honest].concat() } else { [honest, lies].concat() };
+        world.file.truncate(9);
+        let mut core = world.core();
+        assert!(world.settle(&mut core).is_ok());
+        assert_eq!(receipts(&world.file), receipts(&want));
     }
 }
 
@@ -102,6 +120,50 @@ fn a_guest_that_went_back_to_a_slot_is_led_to_the_same_state_and_nothing_is_sign
     world.ordered = 30;
     assert!(world.settle(&mut core).is_ok());
     assert_eq!(receipts(&world.file), receipts(&honest(30)), "even one that begins anew");
+}
+
+/// Nobody calls it, so no new entry shows where the guest stands.
+#[test]
+fn a_guest_that_went_back_while_nobody_calls_is_led_on_all_the_same() {
+    let want = honest(20);
+    let slot = World::settled(0, 9).0.machines;
+    let (mut world, _) = World::settled(0, 20);
+    world.machines = slot.clone();
+    let mut core = world.core();
+    assert!(world.settle(&mut core).is_ok());
+    assert_eq!(world.machines[&0].next(), 20, "after a restart");
+
+    world.machines = slot;
+    assert!(world.settle(&mut core).is_ok());
+    assert_eq!(world.machines[&0].next(), 9, "it is not asked again and again");
+    assert!(world.cycle(&mut core, Event::GuestBehind).is_ok());
+    assert!(world.settle(&mut core).is_ok());
+    assert_eq!(world.machines[&0].next(), 20, "after a question that found it so");
+    assert_eq!(receipts(&world.file), receipts(&want));
+    assert!(world.evidence.is_empty());
+}
+
+#[test]
+fn a_former_guest_that_went_back_is_led_to_the_entry_of_the_upgrade() {
+    for (former, ordered) in [(9, 12), (9, 13), (0, 25), (11, 30)] {
+        let mut world = World::ordering(0, 12);
+        world.upgrades = vec![12, 20];
+        let mut core = world.core();
+        assert!(world.settle(&mut core).is_ok());
+        world.ordered = ordered;
+        assert!(world.settle(&mut core).is_ok());
+        world.machines = World::settled(0, former).0.machines;
+        if former == 0 {
+            world.machines.clear();
+        }
+        world.ordered = 33;
+        let mut core = world.core();
+        assert!(world.settle(&mut core).is_ok());
+        assert_eq!(receipts(&world.file), receipts(&honest(33)), "{former} {ordered}");
+        let next: Vec<u64> = world.machines.values().map(Machine::next).collect();
+        assert_eq!(next, [12, 20, 33], "{former} {ordered}");
+        assert!(world.evidence.is_empty());
+    }
 }
 
 #[test]
@@ -173,7 +235,8 @@ proptest! {
     fn events_out_of_turn_change_nothing(output in nonsense()) {
         let (_, mut core) = World::settled(0, 5);
         for event in [Event::Output(output), Event::Signed(vec![None]), Event::Persisted, Event::Imported, Event::Gone,
-            Event::Peers(Vec::new()), Event::Truncated(Peaks::default()), Event::Fetched(Vec::new())]
+            Event::Peers(Vec::new()), Event::Truncated(Peaks::default()), Event::Fetched(Vec::new()),
+            Event::FormerBehind { next: 0 }, Event::GuestBehind, Event::Rewound]
         {
             prop_assert!(core.step(event).is_empty());
             prop_assert!(core.is_idle());

@@ -13,8 +13,6 @@ use super::super::*;
 use crate::services::testing::Machine;
 
 const N: u8 = 4;
-/// Most entries in one input.
-pub(super) const INPUT_ENTRIES: u64 = 7;
 
 fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed([seed; 32])
@@ -84,6 +82,8 @@ pub(super) struct World {
     pub(super) slot: Option<BTreeMap<usize, Machine>>,
     /// Attempts to have it do so.
     pub(super) rewinds: Vec<u32>,
+    /// Entries that others are known to have, too.
+    pub(super) agreed: u64,
     /// Replies that the host still alters on their way.
     pub(super) lies: u32,
     /// Effects until the process is killed.
@@ -116,6 +116,7 @@ impl World {
             peers: Vec::new(),
             slot: None,
             rewinds: Vec::new(),
+            agreed: 0,
             lies: 0,
             fuse: None,
         }
@@ -145,7 +146,7 @@ impl World {
 
     fn fetch(&self, first: u64) -> Vec<Entry> {
         let version = self.version(first);
-        let last = if first == 0 { 1 } else { self.ordered.min(first + INPUT_ENTRIES) };
+        let last = if first == 0 { 1 } else { self.ordered.min(first + 7) };
         let entry = |number: u64| Entry {
             number,
             log_index: 100 + number,
@@ -175,7 +176,14 @@ impl World {
                 Some(Event::Output(output))
             }
             Effect::Upgrade { version, number } => {
-                let (entries, state) = export(&self.machines[&(version - 1)]);
+                let former = self
+                    .machines
+                    .entry(version - 1)
+                    .or_insert_with(|| Machine::new(genesis().spec.memory_bytes));
+                if former.next() < number {
+                    return Ok(Some(Event::FormerBehind { next: former.next() }));
+                }
+                let (entries, state) = export(former);
                 let machine =
                     self.machines.entry(version).or_insert_with(|| Machine::new(genesis().spec.memory_bytes));
                 let part = Input::Import { genesis: genesis(), number, entries, complete: Some(state) };
@@ -223,6 +231,11 @@ impl World {
                 let log = self.log(number);
                 self.file.truncate(number as usize);
                 Some(Event::Truncated(log))
+            }
+            Effect::Agreed { size } => {
+                assert!(size <= self.file.len() as u64);
+                self.agreed = size;
+                None
             }
             Effect::Resume => {
                 self.stopped = false;
