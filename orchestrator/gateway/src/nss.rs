@@ -187,6 +187,8 @@ async fn converse(mut stream: UnixStream, lookups: &Lookups) -> Result<(), Conve
         let request = Request::decode(&bytes)?;
         bytes = rest;
         let answer = lookups.answer(&request).await;
-        stream.write_all(answer.encode(&request)?.as_bytes()).await?;
+        let answer = answer.encode(&request)?;
+        // Whoever does not read what it asked for must not keep its place.
+        tokio::time::timeout(IDLE_TIMEOUT, stream.write_all(answer.as_bytes())).await??;
     }
 }
