@@ -78,12 +78,76 @@ async fn etcdctl_and_getent_work_while_one_replica_is_killed_and_another_lies() 
     assert_eq!(serving.verify(&[path]).status.code(), Some(1));
 }
 
+/// Each command once, as an operator types it.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_the_services_change_and_show_what_they_say() {
+    let serving = Serving::up(&[]).await;
+    let second = serving.folder().join("keys/second-admin.client").display().to_string();
+    serving.run(&["uid", "add", "alice", "--uid", "1000", "--gecos", "Alice"]);
+    assert_eq!(serving.run(&["uid", "add", "bob"])["uid"], 1001, "the lowest that was never bound");
+    let daemon = serving.run(&["uid", "add", "websrv", "--uid", "200", "--approve", &second]);
+    assert_eq!((&daemon["uid"], &daemon["result"]), (&200.into(), &"ok".into()));
+    assert_eq!(serving.run(&["uid", "set", "alice", "--gecos", "Alice A."])["counter"], 2);
+    assert_eq!(serving.run(&["uid", "rename", "1000", "alicia"])["name"], "alicia");
+    let line = "alicia:x:1000:1000:Alice A.:/home/alice:/bin/sh";
+    assert_eq!(serving.run(&["uid", "show", "alicia"])["record"]["passwd"], line);
+    assert_eq!(serving.run(&["uid", "show", "1000"])["record"]["passwd"], line);
+    let passwd = serving.run(&["uid", "passwd"]);
+    assert_eq!((passwd["lines"].as_array().unwrap().len(), &passwd["complete"]), (3, &true.into()));
+    assert_eq!(serving.run(&["uid", "group"])["lines"][1], "alicia:x:1000:");
+    assert_eq!(serving.run(&["uid", "del", "alicia"])["action"], "Delete");
+    let listed = serving.run(&["uid", "list"]);
+    assert_eq!((listed["users"].as_array().unwrap().len(), &listed["complete"]), (3, &true.into()));
+    let changes = serving.run(&["uid", "history", "1000"])["changes"].clone();
+    let actions: Vec<_> = changes.as_array().unwrap().iter().map(|change| change["action"].clone()).collect();
+    assert_eq!(actions, ["Add", "SetAttributes", "Rename", "Delete"]);
+    let refused = |words: &[&str], kind: &str| {
+        let output = serving.quorate(words);
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap_or_default();
+        assert_eq!((output.status.code(), &error["error_kind"]), (Some(1), &kind.into()), "{output:?}");
+    };
+    refused(&["uid", "reissue", "1000", "carol", "--approve", &second], "CONFLICT");
+    refused(&["uid", "add", "alicia"], "CONFLICT");
+    assert_eq!(serving.quorate(&["uid", "show", "alicia"]).status.code(), Some(1), "there is none");
+
+    let put = serving.run(&["registry", "put", "/web/a", "10.0.0.1:80", "10.0.0.2:80"]);
+    assert_eq!(put["version"], 1);
+    serving.run(&["registry", "put", "/web/b", "text"]);
+    let names = serving.run(&["registry", "list", "/web/"])["names"].clone();
+    assert_eq!(names.as_array().unwrap().len(), 2);
+    serving.run(&["registry", "del", "/web/b"]);
+    assert_eq!(serving.quorate(&["registry", "get", "/web/b"]).status.code(), Some(1), "there is none");
+    let quorum = serving.run(&["registry", "derive", "7", "2"])["quorum"].clone();
+    assert_eq!(quorum, serde_json::json!({"min": 5, "max": 5}));
+    refused(&["service", "call", "registry", "999"], "UNKNOWN_KIND");
+    assert_eq!(serving.quorate(&["service", "get", "registry", "00"]).status.code(), Some(1), "no such key");
+    serving.stop().await;
+}
+
+/// The VMs of a service are attested as all others are.
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_of_a_replica_are_certified_as_those_of_any_vm() {
+    let serving = Serving::up(&[]).await;
+    serving.run(&["registry", "put", "/key", "value"]);
+    for replica in 0..4 {
+        let name = format!("registry-{replica}");
+        until("a certified slot of each replica", PATIENCE, async || {
+            let shown = serving.run(&["vm", "show", &name]);
+            if shown["vm"]["head_slot"].as_u64().is_some_and(|slot| slot > 0) { Ok(()) } else { Err(shown) }
+        })
+        .await;
+    }
+    serving.stop().await;
+}
+
 /// One fault too many, first silent, then lying: nothing is answered, or what is answered is wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn f_plus_one_silent_replicas_stop_every_answer_and_f_plus_one_liars_deceive() {
     let mut serving = Serving::up(&[]).await;
     serving.run(&["uid", "add", "alice", "--uid", "1000"]);
     assert_eq!(serving.etcd(&["put", "/key", "value"]), "OK\n");
+    // Of whom the registry knows nothing, the next source is asked: that is what NOTFOUND does.
+    assert!(text(&serving.lookup(&["getent", "passwd", "daemon"])).starts_with("daemon:"));
     for replica in 0..3 {
         serving.kill(&format!("host-uid-{replica}")).await;
         serving.kill(&format!("host-registry-{replica}")).await;
@@ -100,8 +164,10 @@ async fn f_plus_one_silent_replicas_stop_every_answer_and_f_plus_one_liars_decei
     // Bob is ordered. Without him nobody can say how things are now.
     let answer = serving.quorate(&["uid", "show", "alice"]);
     assert_eq!(answer.status.code(), Some(69), "{answer:?}");
-    let lookup = serving.lookup(&["getent", "passwd", "alice"]);
-    assert_ne!(lookup.status.code(), Some(0), "{lookup:?}");
+    for name in ["alice", "daemon"] {
+        let lookup = serving.lookup(&["getent", "passwd", name]);
+        assert!(text(&lookup).is_empty(), "UNAVAIL ends the search, NOTFOUND would go on: {lookup:?}");
+    }
     let put = serving.etcdctl(&["put", "/key", "other"]).output().unwrap();
     assert!(!put.status.success(), "{put:?}");
     drop(serving);
@@ -133,9 +199,22 @@ async fn a_replica_that_differs_from_the_others_stops_serving_and_says_why() {
     })
     .await;
     assert_eq!(shown["stopped"]["error_kind"], "ServiceStopped", "{shown}");
-    let evidence = serving.cluster.data_dir("orchestrator-1").join("evidence");
-    let kept = std::fs::read_dir(evidence).unwrap().count();
-    assert!(kept > 0, "what the others signed is kept");
+    let folder = serving.cluster.data_dir("orchestrator-1").join("evidence");
+    let kept = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let mut kept = kept.filter(|path| path.display().to_string().contains("service-registry-"));
+    let evidence = kept.next().expect("what the others signed is kept");
+    let examine = |path: &Path| {
+        let replicas = serving.folder().join("services.toml").display().to_string();
+        let words = ["evidence", &path.display().to_string(), "--replicas", &replicas];
+        serving.quorate(&words).status.code()
+    };
+    assert_eq!(examine(&evidence), Some(0), "anybody can check it");
+    let mut forged = std::fs::read(&evidence).unwrap();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    let path = serving.folder().join("forged");
+    std::fs::write(&path, forged).unwrap();
+    assert_eq!(examine(&path), Some(1), "a signature that does not hold convicts nobody");
     assert_eq!(serving.run(&["registry", "get", "/key"])["value"], "value");
 }
 
