@@ -32,8 +32,9 @@ fn error_object(output: &Output) -> Value {
 
 #[test]
 fn help_of_every_command_shows_examples_and_succeeds() {
-    let commands: [&[&str]; 24] = [
+    let commands: [&[&str]; 25] = [
         &[],
+        &["migrate"],
         &["cluster"],
         &["cluster", "up"],
         &["group"],

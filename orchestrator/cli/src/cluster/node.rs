@@ -149,7 +149,7 @@ fn command(launch: &Launch) -> Result<Command, ClusterError> {
         .stderr(log)
         .kill_on_drop(true);
     // What nodes refuse is read from their logs, whatever filter the user has set for other programs.
-    command.env("RUST_LOG", "info").env("QUORATE_LOG", "info");
+    command.env("RUST_LOG", "info");
     Ok(command)
 }
 

@@ -37,7 +37,7 @@ Examples:
   quorate cluster up DIR --service uid --service registry    a cluster with room for two services
   quorate service create uid                                 image uid in one VM a replica
   quorate service show uid
-  quorate uid add alice --uid 1000                           then: getent passwd alice
+  quorate uid add alice --uid 1000                           then getent passwd alice: docs/operations.md says how
   quorate registry put /web '10.0.0.7:80'                    the same that etcdctl put does through the gateway
   quorate service proof uid 1 --out proofs                   then, anywhere and offline: quorate verify")]
 pub struct Arguments {

@@ -7,7 +7,7 @@ use quorate_attest::encoding::Bounded;
 use quorate_registry::endpoint::{Endpoint, Endpoints};
 use quorate_registry::{NameRange, Operation, Outcome, Record, Register, StateKey, record_key};
 use quorate_services::Freshness;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{accepted, keep, with_cluster};
 use crate::exit;
@@ -101,13 +101,24 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<u8, Failure> {
         accepted(&called)?;
         let outcome =
             Outcome::decoded(&called.body).map_err(|error| Failure::refused(error.kind(), &error))?;
-        let text = match &outcome {
-            Outcome::Registered { version, .. } => format!("registered, version {version}"),
-            Outcome::Derived { quorum: Some(range) } => format!("quorum {} to {}", range.min, range.max),
-            Outcome::Derived { quorum: None } => "no quorum is both safe and live".to_owned(),
-            _ => "done".to_owned(),
+        let (text, facts) = match &outcome {
+            Outcome::Registered { version, .. } => {
+                (format!("registered, version {version}"), json!({"version": version}))
+            }
+            Outcome::Derived { quorum: Some(range) } => {
+                let quorum = json!({"min": range.min, "max": range.max});
+                (format!("quorum {} to {}", range.min, range.max), json!({"quorum": quorum}))
+            }
+            Outcome::Derived { quorum: None } => {
+                ("no quorum is both safe and live".to_owned(), json!({"quorum": null}))
+            }
+            _ => ("done".to_owned(), json!({})),
         };
-        output.object(&json!({"result": "ok", "number": called.number, "outcome": format!("{outcome:?}")}));
+        let mut object = json!({"result": "ok", "number": called.number});
+        if let (Some(object), Value::Object(facts)) = (object.as_object_mut(), facts) {
+            object.extend(facts);
+        }
+        output.object(&object);
         output.line(&format!("{text} (entry {})", called.number));
         Ok(exit::OK)
     })

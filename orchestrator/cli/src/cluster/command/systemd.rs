@@ -37,9 +37,9 @@ fn unit(entry: &Entry, programs: &Programs) -> String {
         NodeRole::Host => "exec",
     };
     format!(
-        "# Put the configuration, both group files and this node's keys (no others) into /etc/quorate/{name},\n\
+        "# Put the configuration, the files that it names and this node's keys (no others) into /etc/quorate/{name},\n\
          # owned by the user quorate and readable by nobody else. Make data_dir /var/lib/quorate/{name}.\n\
-         # Once before the first start, except for hosts: {program} --config /etc/quorate/{name}/{name}.toml init\n\
+         # Once before the first start, except for hosts and gateways: {program} --config /etc/quorate/{name}/{name}.toml init\n\
          [Unit]\n\
          Description=Quorate {role} {name}\n\
          Wants=network-online.target\n\

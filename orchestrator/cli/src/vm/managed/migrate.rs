@@ -12,6 +12,11 @@ use crate::failure::Failure;
 use crate::output::{Output, bytes, milliseconds};
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quorate vm migrate web --to host-b
+  quorate vm migrate web --to host-b --dry-run   could it begin?
+  quorate migrate registry-2 --to host-a         a replica of a service, while it serves")]
 pub struct Arguments {
     /// Name or id.
     vm: String,
