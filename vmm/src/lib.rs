@@ -52,7 +52,6 @@ pub mod page_tree;
 pub mod platform;
 pub mod snapshot;
 pub mod state_stream;
-#[cfg(test)]
 mod testing;
 mod watchdog;
 

@@ -173,9 +173,9 @@ impl GuestMemory {
     pub fn page(&self, index: u32) -> &Page {
         assert!(index < self.page_count(), "page {index} of {}", self.page_count());
         let address = self.mapping.address + index as usize * PAGE_BYTES;
-        // SAFETY: inside the mapping, which is readable, initialised (zero-filled) and lives as long as `self`. Nothing
-        // writes it during the borrow: `write` needs `&mut self`, and the vCPU runs only in methods that hold the machine,
+        // Nothing writes it during the borrow: `write` needs `&mut self`, and the vCPU runs only in methods that hold the machine,
         // and with it this value, exclusively.
+        // SAFETY: inside the mapping, which is readable, zero-filled and lives as long as `self`; nobody writes it meanwhile.
         unsafe { &*(address as *const Page) }
     }
 

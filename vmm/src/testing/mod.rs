@@ -5,6 +5,8 @@
 //! * [`PROBE`] is the worker and, behind further commands, everything admission refuses or a program cannot express
 //!   by accident; it is started without admission to show what the machine itself makes of it.
 
+#![cfg(test)]
+
 pub(crate) mod process;
 mod program;
 

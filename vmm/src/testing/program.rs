@@ -19,6 +19,7 @@ pub(crate) mod command {
     }
 }
 
+// SAFETY: the assembly below defines these symbols; only their addresses are taken.
 unsafe extern "C" {
     static quorate_test_worker: u8;
     static quorate_test_worker_end: u8;
