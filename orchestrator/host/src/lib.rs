@@ -31,7 +31,6 @@ mod pull;
 mod slot_times;
 pub mod state_server;
 mod statement;
-#[cfg(test)]
 mod testing;
 mod timeline;
 pub mod vm_thread;

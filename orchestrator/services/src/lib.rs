@@ -28,7 +28,6 @@ pub mod find;
 pub mod gather;
 pub mod memory;
 pub mod proof;
-#[cfg(test)]
 mod testing;
 
 pub use client::{Called, Freshness, Page, Read, Service, ServiceError, Settings};

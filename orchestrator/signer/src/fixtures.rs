@@ -1,5 +1,7 @@
 //! A group, services, receipts, logs, and a device that loses power.
 
+#![cfg(test)]
+
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 

@@ -47,7 +47,6 @@ pub mod signer;
 pub mod state;
 pub mod worker;
 
-#[cfg(test)]
 mod fixtures;
 
 pub use client::{ClientError, SignerClient};

@@ -1,3 +1,7 @@
+//! Storage that fails as a test says.
+
+#![cfg(test)]
+
 use std::io;
 use std::sync::{Arc, Mutex};
 

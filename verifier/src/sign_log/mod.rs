@@ -23,7 +23,6 @@
 //! Not promised: damage inside the *last* frame is indistinguishable from a torn write and is cut as such.
 
 mod data_dir;
-#[cfg(test)]
 pub(crate) mod device;
 mod frame;
 mod storage;

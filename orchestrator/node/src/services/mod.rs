@@ -31,7 +31,6 @@ pub(crate) mod answers;
 mod heads;
 pub(crate) mod peers;
 mod task;
-#[cfg(test)]
 pub(crate) mod testing;
 mod ticks;
 mod walk;

@@ -1,5 +1,7 @@
 //! A guest in process: the counter service of the kit, without a VM around it.
 
+#![cfg(test)]
+
 use quorate_attest::encoding::Bounded;
 use quorate_attest::id::{ImageDigest, Nonce};
 use quorate_attest::key::SecretKey;
