@@ -11,8 +11,8 @@ use quorate_attest::id::ServiceId;
 use quorate_attest::receipt::log_checkpoint;
 use quorate_orchestrator::node::fuzz_frames;
 use quorate_orchestrator::replica::heads::{Divergence, HeadComparison, Verdict};
-use quorate_orchestrator::services::core::Evidence;
 use quorate_ordering::protocol::{CosignedHead, CosignedHeads};
+use quorate_ordering::services::StopEvidence;
 use quorate_ordering::services::{ExecutedEntry, SignedReceipt};
 
 use crate::codec::{bounded, read};
@@ -35,7 +35,7 @@ pub fn check(bytes: &[u8]) {
     let mut cut = Cut::new(bytes);
     match cut.below(4) {
         0 => fuzz_frames(Checked(cut.rest())),
-        1 => drop(bounded::<Evidence>(cut.rest())),
+        1 => drop(bounded::<StopEvidence>(cut.rest())),
         2 => drop(read::<Divergence>(cut.rest(), 1 << 16)),
         _ => compare(&mut cut),
     }
@@ -115,7 +115,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         frame(2, &to_bytes(&(ServiceId::from_bytes([9; 32]), 7u64, 3u32))),
         frame(3, &to_bytes(&vec![entry; 2])),
     ];
-    let evidence = Evidence { ours: signed.clone(), again: Some(receipt()), theirs: vec![signed; 2] };
+    let evidence = StopEvidence { ours: signed.clone(), again: Some(receipt()), theirs: vec![signed; 2] };
     let divergence = Divergence { orchestrator: 1, theirs, ours: [3; 32] };
     // By whom; one head; of which size and root, by whom, of this log, unspoilt.
     let says = |member: u8, root: u8| [member, 0, 3, 1, root, member, 0, 0];

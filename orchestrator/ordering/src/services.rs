@@ -23,7 +23,7 @@ pub const SERVICE_HEADS_MAX: usize = 256;
 /// Most bytes of a service's name.
 pub const SERVICE_NAME_BYTES_MAX: usize = 64;
 
-/// Most receipts in one [`Evidence`].
+/// Most receipts in one [`StopEvidence`].
 const THEIRS_MAX: usize = 64;
 
 /// Asks a replica about one service.
@@ -149,7 +149,7 @@ pub struct SignedReceipt {
 
 /// Why a replica stopped: what it says about an entry, and what others say.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct Evidence {
+pub struct StopEvidence {
     /// What this replica signed, or executed without a signature.
     pub ours: SignedReceipt,
     /// What this replica's guest answered when it executed the entry again, if that is why it stopped.
@@ -159,7 +159,7 @@ pub struct Evidence {
     pub theirs: Vec<SignedReceipt>,
 }
 
-impl Bounded for Evidence {
+impl Bounded for StopEvidence {
     const LIMIT: usize = (THEIRS_MAX + 2) * (ServiceReceipt::LIMIT + 72);
 }
 

@@ -97,7 +97,7 @@ pub(super) fn examine(arguments: &Arguments) -> Result<Result<Finding, VerifyErr
             return services::contradiction(&trust, finding, pair).map(Ok);
         }
         [(Material::Dissent(dissent), _)] => return services::dissent(&trust, finding, dissent).map(Ok),
-        [(Material::Divergence(kept), _)] => return services::divergence(&trust, finding, kept).map(Ok),
+        [(Material::StopEvidence(kept), _)] => return services::stop_evidence(&trust, finding, kept).map(Ok),
         _ => {}
     }
     let sides = match &contents[..] {

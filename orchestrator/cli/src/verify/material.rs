@@ -14,7 +14,7 @@ use quorate_attest::tlog_proof::{HEADER, TlogProof};
 use quorate_attest::vm::{
     ActivationCertificate, ConflictingCertificates, DoubleVote, Equivocation, Refusal, SlotCertificate,
 };
-use quorate_ordering::services::Evidence as Divergence;
+use quorate_ordering::services::StopEvidence;
 use quorate_services::{AnswerProof, Contradiction, Dissent};
 use quorate_verifier::core::Evidence;
 
@@ -51,7 +51,7 @@ pub enum Material {
     /// A replica's receipt against what others certify.
     Dissent(Box<Dissent>),
     /// Why a replica of a service stopped.
-    Divergence(Box<Divergence>),
+    StopEvidence(Box<StopEvidence>),
     /// Nothing of these: what is wrong with it.
     Unreadable(String),
 }
@@ -213,8 +213,8 @@ fn sniff(bytes: &[u8]) -> Material {
     if let Ok(dissent) = Dissent::decoded(bytes) {
         return Material::Dissent(Box::new(dissent));
     }
-    if let Ok(divergence) = Divergence::decoded(bytes) {
-        return Material::Divergence(Box::new(divergence));
+    if let Ok(kept) = StopEvidence::decoded(bytes) {
+        return Material::StopEvidence(Box::new(kept));
     }
     if bytes.starts_with(&MAGIC) {
         return of(bytes, |certificate| Material::Other(Box::new(certificate)));

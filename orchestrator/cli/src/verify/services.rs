@@ -4,7 +4,7 @@ use quorate_attest::VerifyError;
 use quorate_attest::group::GroupConfig;
 use quorate_attest::id::to_hex;
 use quorate_attest::service::{Answer, Query, ServiceReceiptCertificate, ServiceReceiptTally};
-use quorate_ordering::services::{Evidence as Divergence, SignedReceipt};
+use quorate_ordering::services::{SignedReceipt, StopEvidence};
 use quorate_services::{AnswerProof, Claim, Contradiction, Dissent};
 use serde_json::{Value, json};
 
@@ -92,7 +92,7 @@ pub fn dissent(trust: &Trust, finding: Finding, dissent: &Dissent) -> Result<Fin
 }
 
 /// Checks what a replica keeps about itself when it stops: that it signed another receipt than `f + 1` others.
-pub fn divergence(trust: &Trust, finding: Finding, kept: &Divergence) -> Result<Finding, Failure> {
+pub fn stop_evidence(trust: &Trust, finding: Finding, kept: &StopEvidence) -> Result<Finding, Failure> {
     let replicas = trust.replicas()?;
     let name = name(trust, kept.ours.replica)?;
     let number = kept.ours.receipt.number;

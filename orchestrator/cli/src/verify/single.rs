@@ -35,9 +35,7 @@ pub fn check(trust: &Trust, item: &Item) -> Result<Finding, Failure> {
             services::contradiction(trust, Finding::new(path, "evidence"), pair)?
         }
         Material::Dissent(dissent) => services::dissent(trust, Finding::new(path, "evidence"), dissent)?,
-        Material::Divergence(divergence) => {
-            services::divergence(trust, Finding::new(path, "evidence"), divergence)?
-        }
+        Material::StopEvidence(kept) => services::stop_evidence(trust, Finding::new(path, "evidence"), kept)?,
         Material::Unreadable(reason) => Finding::new(path, "unknown").fails("DecodeError", reason),
     })
 }

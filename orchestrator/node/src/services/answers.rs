@@ -115,14 +115,15 @@ impl Shared {
         {
             return Ok(None);
         }
+        let known;
         let vm = {
             let replica = self.replica();
             let service = replica.control().service(&running.service).ok_or(Refusal::UnknownService)?;
+            known = *running.executed.borrow();
             // The image after an upgrade has no state before its first entry.
-            let newest = running.executed.borrow().saturating_sub(1);
-            service_vm_name(&service.record.spec, host.parts.replica, service.image_at(newest).1)
+            let version = service.image_at(known.saturating_sub(1)).1;
+            service_vm_name(&service.record.spec, host.parts.replica, version)
         };
-        let known = *running.executed.borrow();
         let output = host.parts.guests.query(&vm, &Input::Query(query)).await.map_err(Refusal::Guest)?;
         if let Output::Answered { size: next, .. } | Output::Refused { next, .. } = output
             && next < known

@@ -16,11 +16,10 @@
 //! One thing is under way at a time; [`Core::is_idle`] says when the next may begin. A shell that dies between any two effects loses
 //! nothing: what was not persisted is executed again, or is told by others.
 
+mod agreement;
 mod events;
 #[cfg(test)]
 mod tests;
-
-use std::collections::BTreeMap;
 
 use quorate_attest::encoding::Bounded as _;
 use quorate_attest::group::GroupConfig;
@@ -30,12 +29,11 @@ use quorate_attest::quorum::QuorumRule;
 use quorate_attest::receipt::LogLeaf;
 use quorate_attest::service::{Applied, Executed, Genesis, Input, Ordered, Output, ServiceReceipt};
 use quorate_attest::state_tree::StateCommitment;
-use quorate_ordering::services::{ExecutedEntry, SignedReceipt};
+use quorate_ordering::services::{ExecutedEntry, SignedReceipt, StopEvidence};
 use sha2::{Digest as _, Sha256};
 
 use crate::log_tree::Peaks;
 pub use events::{Batch, Done, Effect, Entry, Event, Identity};
-pub use quorate_ordering::services::Evidence;
 
 #[derive(Debug)]
 enum Phase {
@@ -358,60 +356,15 @@ impl Core {
         self.sign(log, batch)
     }
 
-    fn agreed(&self, told: &[ExecutedEntry], number: u64) -> Option<(ServiceReceipt, Vec<u8>)> {
-        let about = || told.iter().filter(|entry| entry.receipt.number == number);
-        let receipts: Vec<_> = about().map(ExecutedEntry::signed).collect();
-        let agreed = self.agreement(&receipts).into_iter().find(|group| self.is_enough(group))?;
-        let receipt = agreed.first()?.receipt;
-        let reply = about().map(|entry| &entry.reply).find(|reply| {
-            let digest: Digest = Sha256::digest(reply).into();
-            digest == receipt.result
-        });
-        // Of an old entry nobody keeps it any more.
-        Some((receipt, reply.cloned().unwrap_or_default()))
-    }
-
-    /// The receipts of others that are signed by whom they name, grouped by what they say, at most one of each replica.
-    fn agreement(&self, receipts: &[SignedReceipt]) -> Vec<Vec<SignedReceipt>> {
-        let Identity { group, replica, service } = &self.identity;
-        let is_signed = |signed: &SignedReceipt| {
-            let receipt = &signed.receipt;
-            receipt.service == *service
-                && receipt.group == group.id()
-                && receipt.epoch == group.epoch
-                && receipt.verify_vote(group, signed.replica, &signed.signature).is_ok()
-        };
-        let mut of_others: BTreeMap<u16, &SignedReceipt> = BTreeMap::new();
-        for signed in receipts.iter().filter(|signed| signed.replica != *replica) {
-            // Anybody can name another: only what that one signed takes its place.
-            if !of_others.contains_key(&signed.replica) && is_signed(signed) {
-                of_others.insert(signed.replica, signed);
-            }
-        }
-        let mut groups: Vec<Vec<SignedReceipt>> = Vec::new();
-        for signed in of_others.into_values() {
-            match groups.iter_mut().find(|group| group.iter().any(|other| other.receipt == signed.receipt)) {
-                Some(group) => group.push(*signed),
-                None => groups.push(vec![*signed]),
-            }
-        }
-        groups
-    }
-
-    fn is_enough(&self, agreed: &[SignedReceipt]) -> bool {
-        agreed.len() as u64 >= self.rule.matching_replies()
-    }
-
     fn compared(&mut self, ours: SignedReceipt, theirs: &[SignedReceipt]) -> Vec<Effect> {
         let number = ours.receipt.number;
         if number >= self.size() || self.doubt.is_some_and(|doubt| !doubt.is_about(number)) {
             return Vec::new();
         }
         let about: Vec<_> = theirs.iter().filter(|signed| signed.receipt.number == number).copied().collect();
-        let groups = self.agreement(&about);
-        let Some(agreed) = groups.into_iter().find(|group| self.is_enough(group)) else { return Vec::new() };
+        let Some(agreed) = self.agreement(&about) else { return Vec::new() };
         if agreed.iter().any(|signed| signed.receipt != ours.receipt) {
-            return self.stop(Evidence { ours, again: None, theirs: agreed }, None);
+            return self.stop(StopEvidence { ours, again: None, theirs: agreed }, None);
         }
         let resumed = self.doubt.take().map(|_| Effect::Resume);
         [Effect::Agreed { size: number + 1 }].into_iter().chain(resumed).collect()
@@ -432,12 +385,12 @@ impl Core {
         for entry in entries.iter_mut().filter(|entry| entry.number >= known.number) {
             entry.known = None;
         }
-        let evidence = Evidence { ours, again: Some(again), theirs: Vec::new() };
+        let evidence = StopEvidence { ours, again: Some(again), theirs: Vec::new() };
         let answer = self.doubt.is_none().then_some((entries, applied));
         self.stop(evidence, answer)
     }
 
-    fn stop(&mut self, evidence: Evidence, answer: Option<(Vec<Entry>, Applied)>) -> Vec<Effect> {
+    fn stop(&mut self, evidence: StopEvidence, answer: Option<(Vec<Entry>, Applied)>) -> Vec<Effect> {
         let number = evidence.ours.receipt.number;
         let attempts = self.doubt.map_or(0, |doubt| doubt.attempts);
         self.doubt = Some(Doubt { rewound: answer.is_some(), attempts, ..Doubt::default() });

@@ -36,7 +36,7 @@ mod ticks;
 mod walk;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -103,6 +103,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Entries from this number on are not executed any more.
+    fn forget(&self, number: u64) {
+        self.agreed.fetch_min(number, Ordering::Relaxed);
+        self.executed.send_replace(number);
+    }
+
     pub(crate) fn stopped(&self) -> Option<Refused> {
         lock(&self.stopped).clone()
     }

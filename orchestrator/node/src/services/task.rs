@@ -11,7 +11,7 @@ use quorate_attest::key::Signature;
 use quorate_attest::service::{Answer, BATCH_LIMIT, Genesis, Input, Output, Query};
 use quorate_control::{Service, Which, service_vm_name};
 use quorate_ordering::protocol::Refused;
-use quorate_ordering::services::SignedReceipt;
+use quorate_ordering::services::{SignedReceipt, StopEvidence};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -211,7 +211,7 @@ impl Task {
             Effect::Forget { number } => {
                 let Some(why) = self.running.stopped() else { return Ok(None) };
                 self.host.store.stop(&service, number, &why)?;
-                self.running.executed.send_replace(number);
+                self.running.forget(number);
                 tracing::warn!(
                     service = self.genesis.spec.name,
                     number,
@@ -352,7 +352,7 @@ impl Task {
     }
 
     /// Stops serving: others say something else about an entry, or the guest does.
-    fn stop(&self, number: u64, evidence: &super::core::Evidence) -> Result<(), StoreError> {
+    fn stop(&self, number: u64, evidence: &StopEvidence) -> Result<(), StoreError> {
         let service = &self.genesis.spec.name;
         let what = match evidence.again {
             None => format!("{} other replicas", evidence.theirs.len()),
@@ -374,7 +374,7 @@ impl Task {
         let why = Refused { kind: "ServiceStopped".to_owned(), detail };
         self.host.store.stop(&self.running.service, number, &why)?;
         *lock(&self.running.stopped) = Some(why);
-        self.running.executed.send_replace(number);
+        self.running.forget(number);
         self.shared.metrics.service_stopped(service, true);
         Ok(())
     }

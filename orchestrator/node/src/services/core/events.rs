@@ -7,7 +7,7 @@ use quorate_attest::id::{OperationId, ServiceId};
 use quorate_attest::key::Signature;
 use quorate_attest::merkle::Digest;
 use quorate_attest::service::{Input, Output, ServiceReceipt};
-use quorate_ordering::services::{Evidence, ExecutedEntry, SignedReceipt};
+use quorate_ordering::services::{ExecutedEntry, SignedReceipt, StopEvidence};
 
 use crate::log_tree::{NodePlace, Peaks};
 
@@ -136,7 +136,7 @@ pub enum Effect {
         /// First entry that is wrong.
         number: u64,
         /// Why.
-        evidence: Box<Evidence>,
+        evidence: Box<StopEvidence>,
     },
     /// Have the guest's VM taken back, and what it executed since its newest slot forgotten.
     Rewind {

@@ -246,7 +246,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_no_evidence_or_decode_to_what_encodes_so(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        if let Ok(evidence) = Evidence::decoded(&bytes) {
+        if let Ok(evidence) = StopEvidence::decoded(&bytes) {
             prop_assert_eq!(evidence.encoded(), bytes);
         }
     }

@@ -44,7 +44,7 @@ fn f_liars_do_not_stop_an_honest_replica_and_f_plus_1_do() {
     assert_eq!((core.size(), world.file.len()), (9, 9));
     let evidence = world.evidence.pop().unwrap();
     assert_eq!((evidence.ours, evidence.theirs.len()), (ours, 2));
-    assert_eq!(Evidence::decoded(&evidence.encoded()), Ok(evidence));
+    assert_eq!(StopEvidence::decoded(&evidence.encoded()), Ok(evidence));
 }
 
 #[test]

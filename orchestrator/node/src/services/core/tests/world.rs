@@ -72,7 +72,7 @@ pub(super) struct World {
     pub(super) file: Vec<Done>,
     pub(super) signed: BTreeMap<u64, ServiceReceipt>,
     pub(super) stopped: bool,
-    pub(super) evidence: Vec<Evidence>,
+    pub(super) evidence: Vec<StopEvidence>,
     /// Numbers given out.
     pub(super) ordered: u64,
     /// First entries of the images after the first.
