@@ -1,278 +1,28 @@
 //! Four nodes in this process with services in process: their answers, their proofs, a replica that errs, and restarts.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use quorate_attest::checkpoint::Checkpoint;
-use quorate_attest::cosignature::cosign;
 use quorate_attest::encoding::{Bounded, to_bytes};
-use quorate_attest::group::GroupConfig;
-use quorate_attest::id::{ImageDigest, Nonce, ServiceId};
-use quorate_attest::key::{SecretKey, Signature};
+use quorate_attest::id::ImageDigest;
+use quorate_attest::key::SecretKey;
 use quorate_attest::merkle::{Sha256Tree, TreeHash, verify_inclusion};
-use quorate_attest::request::{Call, Reply, Request, status};
-use quorate_attest::service::{
-    Answer, Input, Query, ServiceReceipt, ServiceReceiptTally, ServiceSpec, service_origin,
-};
-use quorate_attest::statement::Kind;
-use quorate_control::{Answer as Outcome, Command, decode_outcome};
-use quorate_counter::{ADD, TOTAL};
-use quorate_orchestrator::config::{Config, Overrides};
-use quorate_orchestrator::node::Node;
-use quorate_orchestrator::services::Parts;
-use quorate_orchestrator::services::guest::{Answering, GuestError, Guests};
-use quorate_orchestrator::services::signer::{ReceiptSigner, Signing};
-use quorate_ordering::orderer::Orderer;
-use quorate_ordering::services::{AskService, ExecutedEntry, ServiceAnswer, ServiceInfo, ServiceQuestion};
-use quorate_signer::protocol::CosignRequest;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use quorate_attest::request::{Reply, status};
+use quorate_attest::service::{Answer, Query, service_origin};
+use quorate_control::Command;
+use quorate_counter::TOTAL;
+use quorate_ordering::services::{ServiceAnswer, ServiceQuestion};
 
-use crate::cluster::{Cluster, key, operator};
+use crate::cluster::key;
 use crate::http::get;
 use crate::openapi;
 use crate::survival::{LIMIT, runtime};
-use machine::Machine;
+use hosted::{N, Services};
 
+mod hosted;
 #[path = "../../src/services/testing.rs"]
 mod machine;
-
-const MEMORY: u64 = 32 << 20;
-const N: u8 = 4;
-
-/// The VMs of one node, by name.
-#[derive(Debug, Default)]
-struct Machines {
-    running: Mutex<BTreeMap<String, Machine>>,
-    /// What their hosts take them back to.
-    slots: Mutex<BTreeMap<String, Machine>>,
-    /// Whether their hosts do not answer.
-    silent: AtomicBool,
-}
-
-impl Guests for Machines {
-    fn feed<'a>(&'a self, vm: &'a str, input: &'a Input) -> Answering<'a> {
-        if self.silent.load(Ordering::Relaxed) {
-            return Box::pin(async move { Err(GuestError::new("QuorumUnreachable", vm)) });
-        }
-        let mut machines = self.running.lock().unwrap();
-        let machine = machines.entry(vm.to_owned()).or_insert_with(|| Machine::new(MEMORY));
-        let output = machine.feed(input);
-        Box::pin(async move { Ok(output) })
-    }
-
-    fn query<'a>(&'a self, vm: &'a str, input: &'a Input) -> Answering<'a> {
-        let output = match (self.running.lock().unwrap().get(vm), input) {
-            (Some(machine), Input::Query(query)) => Ok(machine.query(query)),
-            _ => Err(GuestError::new("NotFound", vm)),
-        };
-        Box::pin(async move { output })
-    }
-
-    fn rewind<'a>(&'a self, vm: &'a str) -> Answering<'a, ()> {
-        let slot = self.slots.lock().unwrap().get(vm).cloned();
-        let rewound = slot.map(|slot| drop(self.running.lock().unwrap().insert(vm.to_owned(), slot)));
-        Box::pin(async move { rewound.ok_or_else(|| GuestError::new("QuorumUnreachable", vm)) })
-    }
-}
-
-/// A signer that keeps its promises as long as the test runs, which is longer than any node.
-#[derive(Debug)]
-struct Keys {
-    replica: u8,
-    signed: Mutex<BTreeMap<(ServiceId, u64), ServiceReceipt>>,
-    heads: Mutex<BTreeMap<String, u64>>,
-}
-
-impl ReceiptSigner for Keys {
-    fn sign<'a>(&'a self, receipts: &'a [ServiceReceipt]) -> Signing<'a, Vec<Option<Signature>>> {
-        let mut signed = self.signed.lock().unwrap();
-        let mut sign = |receipt: &ServiceReceipt| {
-            let first = *signed.entry((receipt.service, receipt.number)).or_insert(*receipt);
-            (first == *receipt).then(|| receipt.sign(&key(130 + self.replica)))
-        };
-        let signatures = receipts.iter().map(&mut sign).collect();
-        Box::pin(async move { Ok(signatures) })
-    }
-
-    fn cosigned<'a>(&'a self, origin: &'a str) -> Signing<'a, u64> {
-        let size = self.heads.lock().unwrap().get(origin).copied().unwrap_or(0);
-        Box::pin(async move { Ok(size) })
-    }
-
-    fn cosign(&self, request: CosignRequest) -> Signing<'_, String> {
-        let CosignRequest { head, .. } = request;
-        let checkpoint = Checkpoint::new(&head.origin, head.size, head.root).unwrap();
-        let name = format!("services/orchestrator-{}", self.replica);
-        let line = cosign(&name, &key(140 + self.replica), 1_700_000_000, &checkpoint).unwrap();
-        self.heads.lock().unwrap().insert(head.origin, head.size);
-        Box::pin(async move { Ok(line.to_string()) })
-    }
-}
-
-struct Services {
-    cluster: Cluster,
-    group: Arc<GroupConfig>,
-    machines: Vec<Arc<Machines>>,
-    keys: Vec<Arc<Keys>>,
-    nodes: Vec<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
-    /// HTTP address of the node that was started last.
-    api: String,
-    orderer: Orderer,
-    nonce: u64,
-    sequence: u64,
-}
-
-impl Services {
-    async fn running() -> Self {
-        let cluster = Cluster::new(N);
-        let mut group = GroupConfig { name: "services".into(), ..(*cluster.group).clone() };
-        for (index, member) in (0u8..).zip(&mut group.members) {
-            member.vote_key = key(130 + index).public();
-            member.cosigner_key = key(140 + index).public();
-        }
-        let keys = |replica| Arc::new(Keys { replica, signed: Mutex::default(), heads: Mutex::default() });
-        let orderer = cluster.orderer();
-        let mut services = Self {
-            cluster,
-            group: Arc::new(group),
-            machines: (0..N).map(|_| Arc::default()).collect(),
-            keys: (0..N).map(keys).collect(),
-            nodes: (0..N).map(|_| None).collect(),
-            orderer,
-            api: String::new(),
-            nonce: 0,
-            sequence: 0,
-        };
-        for index in 0..N {
-            services.start(index).await;
-        }
-        services
-    }
-
-    async fn start(&mut self, index: u8) {
-        let place = usize::from(index);
-        let deadline = Instant::now() + LIMIT;
-        let node = loop {
-            let loaded =
-                Config::read(&self.cluster.config(index), &Overrides::default()).unwrap().open().unwrap();
-            let parts = Parts {
-                group: Arc::clone(&self.group),
-                replica: index.into(),
-                guests: Arc::clone(&self.machines[place]) as Arc<dyn Guests>,
-                signer: Arc::clone(&self.keys[place]) as Arc<dyn ReceiptSigner>,
-                timed: Vec::new(),
-            };
-            match Node::start_with(loaded, parts).await {
-                Ok(node) => break node,
-                // What ran in this process before may still be letting go of its sockets and files.
-                Err(error) => assert!(Instant::now() < deadline, "node {index}: {error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
-        self.api = node.api().unwrap().to_string();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(async move { node.run(async { drop(stopped.await) }).await.unwrap() });
-        self.nodes[place] = Some((stop, running));
-    }
-
-    async fn stop(&mut self, index: u8) {
-        let (stop, running) = self.nodes[usize::from(index)].take().unwrap();
-        stop.send(()).unwrap();
-        running.await.unwrap();
-    }
-
-    async fn order(&mut self, command: Command) -> Outcome {
-        self.nonce += 1;
-        let nonce = Nonce::from_bytes(u128::from(self.nonce).to_le_bytes());
-        let operation = command.to_operation(&operator(), self.cluster.group.id(), nonce);
-        let ordered = self.orderer.order(&operation, LIMIT).await.unwrap();
-        decode_outcome(&ordered.outcome).unwrap().unwrap()
-    }
-
-    /// Adds to the total; answers the number that the request got.
-    async fn add(&mut self, service: ServiceId, amount: u64) -> u64 {
-        self.sequence += 1;
-        let call =
-            Call { op: ADD, sequence: self.sequence, nonce: Nonce::ZERO, epoch: 0, body: to_bytes(&amount) };
-        let request = Request::sign(&client(), service.instance(), call).encoded();
-        match self.order(Command::CallService { service, request }).await {
-            Outcome::Numbered { number, .. } => number,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn ask(&self, replica: u8, service: ServiceId, question: ServiceQuestion) -> Option<ServiceAnswer> {
-        let ask = AskService { service, question };
-        self.orderer.ask_service(replica.into(), &ask, LIMIT).await.ok().flatten()
-    }
-
-    async fn entry(&self, replica: u8, service: ServiceId, number: u64) -> ExecutedEntry {
-        match self.ask(replica, service, ServiceQuestion::At { number }).await {
-            Some(ServiceAnswer::Executed(entry)) => entry,
-            other => panic!("replica {replica}, entry {number}: {other:?}"),
-        }
-    }
-
-    /// The reply that `f + 1` of these replicas sign alike.
-    async fn reply(&self, service: ServiceId, number: u64, replicas: &[u8]) -> Reply {
-        let mut tally = None;
-        let mut replies = Vec::new();
-        for replica in replicas {
-            let entry = self.entry(*replica, service, number).await;
-            let tally =
-                tally.get_or_insert_with(|| ServiceReceiptTally::new(&self.group, entry.receipt).unwrap());
-            tally.add(entry.replica, entry.signature).unwrap();
-            replies.push(entry);
-        }
-        let certificate = tally.and_then(|tally| tally.certificate().ok()).expect("f + 1 equal receipts");
-        let expected = self.group.expected(service.instance(), Kind::SERVICE_RECEIPT);
-        certificate.verify(&self.group, &expected).unwrap();
-        assert!(
-            replies
-                .iter()
-                .all(|entry| entry.receipt == certificate.receipt && entry.reply == replies[0].reply)
-        );
-        Reply::decoded(&replies[0].reply).unwrap()
-    }
-
-    async fn info(&self, replica: u8, service: ServiceId) -> Option<ServiceInfo> {
-        match self.ask(replica, service, ServiceQuestion::Info).await {
-            Some(ServiceAnswer::Info(info)) => Some(info),
-            _ => None,
-        }
-    }
-
-    /// Waits until a replica's state fits.
-    async fn wait(&self, what: &str, replica: u8, service: ServiceId, fits: impl Fn(&ServiceInfo) -> bool) {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let info = self.info(replica, service).await;
-            if info.as_ref().is_some_and(&fits) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "replica {replica}: {what}: {info:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    async fn create(&mut self, name: &str) -> ServiceId {
-        let spec = ServiceSpec {
-            name: name.into(),
-            image: ImageDigest::from_bytes([1; 32]),
-            memory_bytes: MEMORY,
-            replicas: self.group.id(),
-            nonce: Nonce::ZERO,
-            config: to_bytes(&0u64),
-        };
-        match self.order(Command::CreateService { spec }).await {
-            Outcome::ServiceCreated { service } => service,
-            other => panic!("{other:?}"),
-        }
-    }
-}
 
 fn client() -> SecretKey {
     key(250)
@@ -417,5 +167,76 @@ fn a_node_whose_executed_log_ends_before_what_its_services_know_executes_it_agai
         services.start(2).await;
         assert_eq!(total(&services.reply(service, last, &[0, 1, 2, 3]).await), 3);
         services.stop(2).await;
+    });
+}
+
+/// A backup that is put back brings an old log, never an old sign-log: what was said before is not taken back.
+#[test]
+fn a_node_with_an_older_log_names_no_head_before_it_has_what_it_signed() {
+    runtime().block_on(async {
+        let mut services = Services::running().await;
+        let service = services.create("counter").await;
+        services.add(service, 1).await;
+        services.stop(2).await;
+        let folder = services.cluster.folder.path().join("data-2");
+        let backup = tempfile::tempdir().unwrap();
+        let kept = ["executed.redb", "services.redb", "log"].map(|name| folder.join(name));
+        copy(&kept, backup.path());
+
+        services.start(2).await;
+        let last = services.add(service, 2).await;
+        services.reply(service, last, &[0, 1, 2, 3]).await;
+        for replica in 0..N {
+            services.stop(replica).await;
+        }
+        let old = ["executed.redb", "services.redb", "log"].map(|name| backup.path().join(name));
+        copy(&old, &folder);
+        services.start(2).await;
+        for _ in 0..20 {
+            let head = services.ask(2, service, ServiceQuestion::Head).await;
+            assert!(head.is_none(), "alone it cannot know what is ordered, and says {head:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(services.info(2, service).await.is_some(), "it does not answer at all");
+        for replica in [0, 1, 3] {
+            services.start(replica).await;
+        }
+        let ordered = services.head(2, service).await;
+        assert!(ordered > last, "it has signed entry {last} and says that there are {ordered}");
+        assert_eq!(total(&services.reply(service, last, &[0, 1, 2, 3]).await), 3);
+    });
+}
+
+fn copy(from: &[PathBuf], to: &Path) {
+    let done = std::process::Command::new("cp").arg("-rf").args(from).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
+/// Between the order of an upgrade and the next entry nothing has reached the next image yet.
+#[test]
+fn what_an_upgrade_is_to_continue_is_read_from_the_former_image_until_it_does() {
+    runtime().block_on(async {
+        let mut services = Services::running().await;
+        let service = services.create("counter").await;
+        let last = services.add(service, 5).await;
+        services.reply(service, last, &[0, 1, 2, 3]).await;
+        let image = ImageDigest::from_bytes([2; 32]);
+        // The time is told by entries too, so the next number may be taken by then.
+        let deadline = Instant::now() + LIMIT;
+        let number = loop {
+            let number = services.info(0, service).await.unwrap().ordered;
+            match services.try_order(Command::UpgradeService { service, image, number }).await {
+                Ok(_) => break number,
+                Err(outcome) => assert!(Instant::now() < deadline, "{outcome}"),
+            }
+        };
+        let question = ServiceQuestion::Query { query: Query::Get { key: TOTAL.to_vec() }, at_least: number };
+        for replica in 0..N {
+            let answer = services.ask(replica, service, question.clone()).await;
+            let Some(ServiceAnswer::Answered(answered)) = answer else {
+                panic!("replica {replica}: {answer:?}");
+            };
+            assert!(matches!(&answered.answer, Answer::Present(entry) if entry.value == to_bytes(&5u64)));
+        }
     });
 }
