@@ -128,7 +128,8 @@ pub fn numbers(case: &mut Case, _: &[World], rng: &mut Rng) -> Option<&'static s
         };
         let value: u64 = number.parse().unwrap_or(1);
         let number = match rng.below(9) {
-            0 => (value + 1).to_string(),
+            // An earlier mutation may have put the greatest number there.
+            0 => value.wrapping_add(1).to_string(),
             1 => value.wrapping_sub(1).to_string(),
             2 => "0".into(),
             3 => format!("0{number}"),
