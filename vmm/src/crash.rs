@@ -75,7 +75,7 @@ pub enum CrashKind {
     Emulation,
     /// An exit that the machine does not have.
     UnknownExit(String),
-    /// No doorbell within the budget. The only kind that depends on time, which is why it ends the VM.
+    /// No doorbell within the budget of processor time. The only kind that depends on time, which is why it ends the VM.
     Watchdog {
         /// The budget.
         budget: std::time::Duration,
@@ -117,7 +117,7 @@ impl fmt::Display for CrashKind {
             Self::TripleFault => f.write_str("triple fault"),
             Self::Emulation => f.write_str("an instruction KVM cannot emulate at an address outside memory"),
             Self::UnknownExit(exit) => write!(f, "exit the machine does not have: {exit}"),
-            Self::Watchdog { budget } => write!(f, "no doorbell within {budget:?}"),
+            Self::Watchdog { budget } => write!(f, "no doorbell within {budget:?} of processor time"),
         }
     }
 }

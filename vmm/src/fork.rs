@@ -24,19 +24,20 @@
 //! An answer is as good as the host that gives it: nothing certifies it, and it is in no log. What depends on time (the
 //! [`Budget`]) may differ from host to host.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cpu::CpuState;
 use crate::crash::{CrashKind, CrashReport};
 use crate::device::DeviceState;
 use crate::machine::{Delivery, Exit, FollowToken, Machine, MachineError};
+use crate::watchdog::processor_time;
 
 /// What one query may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Doorbells rung.
     pub doorbells: u64,
-    /// Time from the first instruction to the last doorbell; a guest that rings none is stopped after it, too.
+    /// Processor time from the first instruction to the last doorbell; a guest that rings none is stopped after it, too.
     pub time: Duration,
     /// Number of outputs.
     pub outputs: usize,
@@ -162,7 +163,7 @@ impl Twin {
     }
 
     fn run(&mut self, input: &[u8], budget: &Budget) -> Result<Vec<Vec<u8>>, ForkError> {
-        let began = Instant::now();
+        let began = processor_time();
         let (mut outputs, mut output_bytes) = (Vec::new(), 0);
         let mut consumed = self.machine.deliver(input)? == Delivery::Consumed;
         loop {
@@ -189,7 +190,7 @@ impl Twin {
             }
             let exceeded = [
                 (rung >= budget.doorbells, "doorbells"),
-                (began.elapsed() > budget.time, "time"),
+                (processor_time().saturating_sub(began) > budget.time, "time"),
                 (outputs.len() > budget.outputs, "outputs"),
                 (output_bytes > budget.output_bytes, "output bytes"),
             ];

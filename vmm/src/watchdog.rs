@@ -1,12 +1,14 @@
 //! The budget between two doorbells, and the helper thread that ends a guest which exceeds it.
 //!
 //! Time is not part of the machine: a guest that is killed here is never checkpointed, and what a verifier replays
-//! can only be an execution that was not killed. A kick is a signal without effect to the thread in KVM_RUN; it and
-//! every other signal only make that call return early, after which the guest is entered again where it was.
+//! can only be an execution that was not killed. What counts is the time that the guest's thread had a processor: a
+//! host that is busy, suspended or stopped in a debugger has not used up anybody's budget. A kick is a signal without
+//! effect to the thread in KVM_RUN; it and every other signal only make that call return early, after which the guest
+//! is entered again where it was.
 
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmm_sys_util::signal::{register_signal_handler, unblock_signal};
 
@@ -26,11 +28,14 @@ struct Registry {
 
 /// Seen by the vCPU's thread and the helper.
 struct Shared {
+    /// Processor time between two doorbells.
     budget: Duration,
     /// Odd while the guest runs. Even and odd together never repeat, so an old verdict cannot hit a new entry.
     entry: AtomicU64,
     /// The thread that runs the guest.
     thread: AtomicI32,
+    /// The clock of that thread's processor time.
+    clock: AtomicI32,
     /// The entry that exceeded the budget, or zero.
     expired: AtomicU64,
 }
@@ -39,13 +44,14 @@ struct Shared {
 pub(crate) struct Watch(Arc<Shared>);
 
 impl Watch {
-    /// Starts watching with this budget. Fails if the system gives no thread.
+    /// Starts watching with this budget of processor time. Fails if the system gives no thread.
     pub(crate) fn start(budget: Duration) -> std::io::Result<Self> {
         HANDLER.call_once(install_handler);
         let shared = Arc::new(Shared {
             budget,
             entry: AtomicU64::new(0),
             thread: AtomicI32::new(0),
+            clock: AtomicI32::new(libc::CLOCK_MONOTONIC),
             expired: AtomicU64::new(0),
         });
         let mut registry = registry();
@@ -67,6 +73,7 @@ impl Watch {
         let thread = current_thread();
         if self.0.thread.swap(thread, Ordering::Relaxed) != thread {
             unblock_kick();
+            self.0.clock.store(current_clock(), Ordering::Relaxed);
         }
         self.0.entry.fetch_add(1, Ordering::Release);
     }
@@ -88,20 +95,20 @@ fn registry() -> MutexGuard<'static, Registry> {
 
 /// Body of the helper thread.
 fn watch_all() {
-    // By watch: the entry seen last and when it was seen first.
-    let mut seen: Vec<(Weak<Shared>, u64, Instant)> = Vec::new();
+    // By watch: the entry seen last, and what its thread's clock showed when it was seen first.
+    let mut seen: Vec<(Weak<Shared>, u64, Duration)> = Vec::new();
     loop {
         let Some(watches) = live_watches() else { return };
-        let now = Instant::now();
         seen.retain(|(weak, ..)| weak.strong_count() > 0);
         let mut tick = TICK_MAX;
         for shared in &watches {
             tick = tick.min(shared.budget / LOOKS);
             let entry = shared.entry.load(Ordering::Acquire);
+            let now = time_of(shared.clock.load(Ordering::Relaxed));
             let at = seen.iter_mut().find(|(weak, ..)| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(shared)));
             match at {
                 Some((_, last, since)) if *last == entry => {
-                    if entry % 2 == 1 && now.duration_since(*since) >= shared.budget {
+                    if entry % 2 == 1 && now.saturating_sub(*since) >= shared.budget {
                         shared.expired.store(entry, Ordering::Release);
                         // Repeated at every tick: a kick that comes just before KVM_RUN begins is lost.
                         kick(shared.thread.load(Ordering::Relaxed));
@@ -154,8 +161,36 @@ fn current_thread() -> libc::pid_t {
     ID.with(|id| *id)
 }
 
-fn kick(thread: libc::pid_t) {
-    // SAFETY: tgkill names this process, so at worst a thread that has ended or another of ours gets a signal whose
-    // handler does nothing.
-    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, kick_signal()) };
+/// The clock that shows how long the calling thread has had a processor, for other threads to read.
+fn current_clock() -> libc::clockid_t {
+    let mut clock = libc::CLOCK_MONOTONIC;
+    // SAFETY: the thread is the calling one, so it lives, and `clock` outlives the call. A failure leaves it as it is.
+    unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+    clock
 }
+
+/// How long the calling thread has had a processor.
+pub(crate) fn processor_time() -> Duration {
+    time_of(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// What a clock shows; zero for that of a thread that has ended.
+fn time_of(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` outlives the call. A clock that does not exist any more leaves it as it is.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
+fn kick(thread: libc::pid_t) {
+    signal(thread, kick_signal());
+}
+
+fn signal(thread: libc::pid_t, signal: libc::c_int) {
+    // SAFETY: tgkill names this process, so at worst a thread that has ended or another of ours gets a signal of ours,
+    // whose handler is async-signal-safe.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
+}
+
+#[cfg(test)]
+mod tests;

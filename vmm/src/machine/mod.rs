@@ -317,7 +317,7 @@ impl Machine {
         }
     }
 
-    /// Sets the longest time between two doorbells. A guest that exceeds it ends as
+    /// Sets the longest processor time between two doorbells. A guest that exceeds it ends as
     /// [`Crashed`](Exit::Crashed) with [`CrashKind::Watchdog`]: what depends on time is never certified.
     pub fn set_watchdog(&mut self, budget: Option<Duration>) -> Result<(), MachineError> {
         self.watch = budget.map(Watch::start).transpose().map_err(MachineError::Watchdog)?;

@@ -7,7 +7,7 @@ use quorate_vmm::{Cut, Execution, Stop};
 
 use super::super::failure::Failure;
 
-/// A guest that rings no doorbell for so long is stopped.
+/// A guest that has a processor for so long and rings no doorbell is stopped.
 const WATCHDOG: Duration = Duration::from_secs(10);
 
 /// How a drive ended.

@@ -15,7 +15,7 @@ use crate::clock::monotonic_ns;
 use crate::mailbox::{Next, Wanted};
 use crate::protocol::{CALL_BYTES_MAX, QUERIED_OUTPUTS_MAX, Queried};
 
-/// A guest that rings no doorbell for this long is killed.
+/// A guest that has a processor for this long and rings no doorbell is killed.
 const WATCHDOG: Duration = Duration::from_secs(5);
 /// What one query may use. A freeze waits for the query that is under way.
 const QUERY_BUDGET: Budget = Budget {
