@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_attest::id::{ImageDigest, Nonce, Slot, VmId};
@@ -17,7 +17,7 @@ use quorate_host::client::hosts::{HostError, SlotRecords};
 use quorate_host::client::{CallError, Patience, Target, VmClient};
 use quorate_host::protocol::{Report, Status};
 use quorate_kv::Operation;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use crate::programs::programs;
@@ -33,7 +33,8 @@ const RECOVERY: Duration = Duration::from_secs(60);
 /// Time in which the first answers come.
 const FIRST_ANSWER: Duration = Duration::from_secs(60);
 
-static TURN: OnceLock<Arc<Mutex<()>>> = OnceLock::new();
+/// Ten processes a world: more worlds at once would only wait for two processors.
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// How a world begins.
 #[derive(Clone, Debug)]
@@ -85,7 +86,7 @@ pub struct World {
     pub target: Arc<Target>,
     migration_timeout_ms: u32,
     folder: PathBuf,
-    _turn: OwnedMutexGuard<()>,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl Drop for World {
@@ -115,7 +116,7 @@ impl World {
     /// # Panics
     /// Something does not start.
     pub async fn without_answers(setup: Setup) -> Self {
-        let turn = Arc::clone(TURN.get_or_init(Arc::default)).lock_owned().await;
+        let turn = TURNS.acquire().await.expect("nobody closes it");
         let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().expect("a folder").keep();
         println!("files: {}", folder.display());
         let mut plan = Plan::new(&folder, programs());
