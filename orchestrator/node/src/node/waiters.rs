@@ -97,6 +97,12 @@ impl Waiters {
         }
     }
 
+    /// Whether anybody waits for this operation.
+    #[must_use]
+    pub fn has(&self, operation: &OperationId) -> bool {
+        self.lock().by_operation.contains_key(operation)
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -170,7 +176,9 @@ mod tests {
         let mut first = waiters.wait(operation, author(1)).unwrap();
         let mut second = waiters.wait(operation, author(2)).unwrap();
         let mut other = waiters.wait(OperationId::from_bytes([2; 32]), author(1)).unwrap();
+        assert!(waiters.has(&operation));
         waiters.answer(applied(operation));
+        assert!(!waiters.has(&operation));
         assert_eq!(first.answered().await.as_deref(), Some(&applied(operation)));
         assert_eq!(second.answered().await.as_deref(), Some(&applied(operation)));
         waiters.answer(applied(OperationId::from_bytes([2; 32])));

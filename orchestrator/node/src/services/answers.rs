@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use quorate_attest::id::ServiceId;
+use quorate_attest::id::{OperationId, ServiceId};
 use quorate_attest::service::{Input, Output, Query};
 use quorate_control::{Answer, decode_outcome, service_vm_name};
-use quorate_ordering::protocol::{FromOrchestrator, NotYet};
+use quorate_ordering::protocol::{Applied, FromOrchestrator, NotYet};
 use quorate_ordering::services::{
     AnsweredQuery, AskService, ExecutedEntry, SERVICE_HEADS_MAX, ServiceAnswer, ServiceHead, ServiceInfo,
     ServiceProof, ServiceQuestion, SignedReceipt,
 };
+use tokio::time::{Instant, timeout_at};
 
 use super::task::executed;
 use super::{Running, ServiceHost};
@@ -25,7 +26,7 @@ impl Shared {
             ServiceQuestion::Info => Some(ServiceAnswer::Info(self.service_info(&service)?)),
             ServiceQuestion::Head if self.is_behind_itself() => None,
             ServiceQuestion::Head => Some(ServiceAnswer::Head(self.service_head(host, &running)?)),
-            ServiceQuestion::Result { operation } => match self.find(&operation)? {
+            ServiceQuestion::Result { operation } => match self.found(&operation).await? {
                 None => None,
                 Some(applied) => match decode_outcome(&applied.outcome) {
                     Ok(Ok(Answer::Numbered { service: of, number })) if of == service => {
@@ -82,6 +83,23 @@ impl Shared {
         let known = replica.control().service(&running.service).ok_or(Refusal::UnknownService)?;
         let (ordered, executed) = (known.progress.ordered, *running.executed.borrow());
         Ok(ServiceHead { ordered, executed, replica: host.parts.replica })
+    }
+
+    /// What became of an operation. One that somebody has submitted here, and waits for, is waited for.
+    async fn found(&self, operation: &OperationId) -> Result<Option<Applied>, Refusal> {
+        let mut applied = self.applied.subscribe();
+        let deadline = Instant::now() + self.order_timeout;
+        loop {
+            // First whether it may still come, then whether it has come.
+            let is_awaited = self.waiters.has(operation);
+            let found = self.find(operation)?;
+            if found.is_some()
+                || !is_awaited
+                || !matches!(timeout_at(deadline, applied.changed()).await, Ok(Ok(())))
+            {
+                return Ok(found);
+            }
+        }
     }
 
     /// What came of an entry, once it is executed; none if that takes too long.

@@ -1,6 +1,7 @@
 //! Four nodes in this process with services in process: their answers, their proofs, a replica that errs, and restarts.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use quorate_attest::request::{Reply, status};
 use quorate_attest::service::{Answer, Query, service_origin};
 use quorate_control::Command;
 use quorate_counter::TOTAL;
-use quorate_ordering::services::{ServiceAnswer, ServiceQuestion};
+use quorate_ordering::services::{AskService, ServiceAnswer, ServiceQuestion};
+use tokio::time::timeout;
 
 use crate::cluster::key;
 use crate::http::get;
@@ -238,5 +240,40 @@ fn what_an_upgrade_is_to_continue_is_read_from_the_former_image_until_it_does() 
             };
             assert!(matches!(&answered.answer, Answer::Present(entry) if entry.value == to_bytes(&5u64)));
         }
+    });
+}
+
+/// Whoever asks too early would have to ask again and again, and learn the result later than it is there.
+#[test]
+fn a_result_is_waited_for_while_somebody_waits_for_its_operation() {
+    runtime().block_on(async {
+        let mut services = Services::running().await;
+        let service = services.create("counter").await;
+        services.add(service, 1).await;
+        services.stop(2).await;
+        services.stop(3).await;
+        let (operation, added) = services.begin_to_add(service, 2);
+        let question = ServiceQuestion::Result { operation };
+        let (orderer, ask) = (services.orderer.clone(), AskService { service, question });
+        let deadline = Instant::now() + LIMIT;
+        let mut stands_still = true;
+        loop {
+            let mut asked = pin!(orderer.ask_service(0, &ask, LIMIT));
+            let early = timeout(Duration::from_millis(300), &mut asked).await;
+            assert!(Instant::now() < deadline, "it does not wait: {early:?}");
+            if stands_still && early.is_err() {
+                services.start(2).await;
+                stands_still = false;
+            }
+            let answer = match early {
+                Ok(answer) => answer,
+                Err(_) => asked.await,
+            };
+            if let Ok(Some(ServiceAnswer::Executed(entry))) = answer {
+                assert_eq!((entry.receipt.operation, stands_still), (operation, false));
+                break;
+            }
+        }
+        assert!(added.await.unwrap());
     });
 }

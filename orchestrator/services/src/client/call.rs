@@ -87,6 +87,8 @@ impl Inner {
         let mut results = None;
         let ordered = loop {
             tokio::select! {
+                // Replicas that have seen the operation answer when it is executed, others at once that they know nothing.
+                biased;
                 ordered = &mut order => break ordered?,
                 early = &mut executed, if results.is_none() => results = Some(early),
             }

@@ -9,8 +9,9 @@ use quorate_attest::checkpoint::Checkpoint;
 use quorate_attest::cosignature::cosign;
 use quorate_attest::encoding::{Bounded, to_bytes};
 use quorate_attest::group::GroupConfig;
-use quorate_attest::id::{ImageDigest, Nonce, ServiceId};
+use quorate_attest::id::{ImageDigest, Nonce, OperationId, ServiceId};
 use quorate_attest::key::Signature;
+use quorate_attest::operation::Operation;
 use quorate_attest::request::{Call, Reply, Request};
 use quorate_attest::service::{Input, ServiceReceipt, ServiceReceiptTally, ServiceSpec};
 use quorate_attest::statement::Kind;
@@ -113,7 +114,7 @@ pub(super) struct Services {
     nodes: Vec<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
     /// HTTP address of the node that was started last.
     pub(super) api: String,
-    orderer: Orderer,
+    pub(super) orderer: Orderer,
     nonce: u64,
     sequence: u64,
 }
@@ -182,23 +183,44 @@ impl Services {
     }
 
     pub(super) async fn try_order(&mut self, command: Command) -> Result<Outcome, String> {
-        self.nonce += 1;
-        let nonce = Nonce::from_bytes(u128::from(self.nonce).to_le_bytes());
-        let operation = command.to_operation(&operator(), self.cluster.group.id(), nonce);
+        let operation = self.operation(&command);
         let ordered = self.orderer.order(&operation, LIMIT).await.map_err(|error| error.to_string())?;
         decode_outcome(&ordered.outcome).unwrap().map_err(|error| format!("{error:?}"))
     }
 
-    /// Adds to the total; answers the number that the request got.
-    pub(super) async fn add(&mut self, service: ServiceId, amount: u64) -> u64 {
+    fn operation(&mut self, command: &Command) -> Operation {
+        self.nonce += 1;
+        let nonce = Nonce::from_bytes(u128::from(self.nonce).to_le_bytes());
+        command.to_operation(&operator(), self.cluster.group.id(), nonce)
+    }
+
+    fn addition(&mut self, service: ServiceId, amount: u64) -> Command {
         self.sequence += 1;
         let call =
             Call { op: ADD, sequence: self.sequence, nonce: Nonce::ZERO, epoch: 0, body: to_bytes(&amount) };
         let request = Request::sign(&client(), service.instance(), call).encoded();
-        match self.order(Command::CallService { service, request }).await {
+        Command::CallService { service, request }
+    }
+
+    /// Adds to the total; answers the number that the request got.
+    pub(super) async fn add(&mut self, service: ServiceId, amount: u64) -> u64 {
+        let addition = self.addition(service, amount);
+        match self.order(addition).await {
             Outcome::Numbered { number, .. } => number,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Begins to add to the total. Nobody waits for it here.
+    pub(super) fn begin_to_add(
+        &mut self,
+        service: ServiceId,
+        amount: u64,
+    ) -> (OperationId, JoinHandle<bool>) {
+        let addition = self.addition(service, amount);
+        let (operation, orderer) = (self.operation(&addition), self.orderer.clone());
+        let id = operation.id();
+        (id, tokio::spawn(async move { orderer.order(&operation, LIMIT).await.is_ok() }))
     }
 
     pub(super) async fn ask(
