@@ -52,7 +52,8 @@ pub mod page_tree;
 pub mod platform;
 pub mod snapshot;
 pub mod state_stream;
-mod testing;
+#[cfg(test)]
+mod tests;
 mod watchdog;
 
 pub use crash::{CrashKind, CrashReport};

@@ -100,7 +100,7 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{attestation, chain, group, next_epoch, statement, verifier};
+    use crate::tests::fixture::{attestation, chain, group, next_epoch, statement, verifier};
     use quorate_attest::vm::Mode;
 
     #[test]

@@ -333,7 +333,7 @@ impl JournalError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{group, source, spec, statement};
+    use crate::tests::fixture::{group, source, spec, statement};
     use quorate_attest::vm::Proposal;
 
     fn slot(number: u64) -> Record {
@@ -367,7 +367,8 @@ mod tests {
         (0..4).for_each(|number| journal.append(&slot(number)).unwrap());
         let group = group(4, 1);
         let statement = statement(&group, 2, 0);
-        let attestations = [0, 1, 2].map(|index| crate::testing::attestation(&statement, index)).to_vec();
+        let attestations =
+            [0, 1, 2].map(|index| crate::tests::fixture::attestation(&statement, index)).to_vec();
         let base = Base {
             certificate: SlotCertificate { statement, attestations },
             activation: None,
@@ -398,7 +399,7 @@ mod tests {
         journal.adopt(&older).unwrap();
         journal.append(&slot(0)).unwrap();
         std::fs::write(journal.base_path(Slot(2)), b"of the one before").unwrap();
-        let recovery = crate::testing::recovery(&group(4, 1), 2);
+        let recovery = crate::tests::fixture::recovery(&group(4, 1), 2);
         let base = Base {
             certificate: recovery.certificate.clone(),
             activation: None,

@@ -31,7 +31,8 @@ mod pull;
 mod slot_times;
 pub mod state_server;
 mod statement;
-mod testing;
+#[cfg(test)]
+mod tests;
 mod timeline;
 pub mod vm_thread;
 pub mod window;

@@ -231,7 +231,7 @@ fn trim<V>(map: &mut BTreeMap<Slot, V>, max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{group, statement};
+    use crate::tests::fixture::{group, statement};
 
     fn slots(statements: &[SlotStatement]) -> Vec<u64> {
         statements.iter().map(|statement| statement.slot.0).collect()

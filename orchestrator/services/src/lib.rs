@@ -28,7 +28,8 @@ pub mod find;
 pub mod gather;
 pub mod memory;
 pub mod proof;
-mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Called, Freshness, Page, Read, Service, ServiceError, Settings};
 pub use gather::{Contradiction, Dissent, Gather};

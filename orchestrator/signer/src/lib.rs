@@ -47,6 +47,7 @@ pub mod signer;
 pub mod state;
 pub mod worker;
 
-mod fixtures;
+#[cfg(test)]
+mod tests;
 
 pub use client::{ClientError, SignerClient};

@@ -10,7 +10,7 @@ use super::journal::{Change, Identity, Journal};
 use crate::core::model::*;
 use crate::core::{Effect, Input, Record, VmCore, VmState};
 use crate::protocol::*;
-use crate::sign_log::device::Device;
+use crate::sign_log::tests::device::Device;
 use crate::sign_log::{SignLog, SignLogError};
 
 fn device_of(context: &crate::core::Context) -> Device {

@@ -23,11 +23,10 @@
 //! Not promised: damage inside the *last* frame is indistinguishable from a torn write and is cut as such.
 
 mod data_dir;
-pub(crate) mod device;
 mod frame;
 mod storage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use data_dir::{DataDir, LOG_FILE};
 pub use frame::{Checksum, FRAME_HEADER_BYTES, PAYLOAD_BYTES_MAX};

@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
-use super::device::Device;
 use super::*;
+use device::Device;
+
+pub(crate) mod device;
 
 fn entry(number: usize) -> Entry {
     // Lengths that differ, bytes that include zeros, so that a cut can fall on any of them.

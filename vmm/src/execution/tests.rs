@@ -5,8 +5,8 @@ use crate::cpu::CpuState;
 use crate::device::DeviceState;
 use crate::incoming::IncomingMachine;
 use crate::measurement::Measurement;
-use crate::testing::process::{answer, ask_child, payload, under_signals};
-use crate::testing::{KVM_NEEDED, MEMORY, command, ring_input, work_input, worker};
+use crate::tests::fixture::process::{answer, ask_child, payload, under_signals};
+use crate::tests::fixture::{KVM_NEEDED, MEMORY, command, ring_input, work_input, worker};
 
 fn genesis() -> Execution {
     Execution::genesis(&worker(), MEMORY).expect(KVM_NEEDED)

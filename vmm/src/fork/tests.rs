@@ -13,7 +13,7 @@ use super::*;
 use crate::execution::{Cut, Execution, Stop};
 use crate::image::Image;
 use crate::snapshot::PageSnapshot;
-use crate::testing::{KVM_NEEDED, command, work_input, worker};
+use crate::tests::fixture::{KVM_NEEDED, command, work_input, worker};
 
 const MEMORY: u64 = 32 << 20;
 const SEED: u64 = 0xf04c_0001;

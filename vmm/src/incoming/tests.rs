@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::Exit;
-use crate::testing::{DATA, KVM_NEEDED, MEMORY, ask, fill_input, work_input, worker};
+use crate::tests::fixture::{DATA, KVM_NEEDED, MEMORY, ask, fill_input, work_input, worker};
 
 /// A machine with over a thousand non-zero pages, and its state.
 fn source() -> (Machine, Measurement, CpuState, DeviceState) {

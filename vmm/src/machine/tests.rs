@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use super::*;
-use crate::testing::{
+use crate::tests::fixture::{
     DATA, KVM_NEEDED, MEMORY, ask, command, fill_input, probe, ring_input, work_input, worker,
 };
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::execution::{Execution, Stop};
 use crate::page_tree::is_zero;
-use crate::testing::{KVM_NEEDED, MEMORY, work_input, worker};
+use crate::tests::fixture::{KVM_NEEDED, MEMORY, work_input, worker};
 use quorate_attest::merkle::{Blake3Tree, verify_inclusion};
 
 /// Runs to the next input, feeds it, runs on and cuts.

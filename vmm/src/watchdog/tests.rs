@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::crash::{CrashKind, CrashReport};
 use crate::machine::{Exit, Machine, MachineError};
-use crate::testing::{MEMORY, ask, command, probe, work_input};
+use crate::tests::fixture::{MEMORY, ask, command, probe, work_input};
 
 fn crash(machine: &mut Machine, input: &[u8]) -> Box<CrashReport> {
     match ask(machine, input) {

@@ -21,7 +21,7 @@ use quorate_attest::vm::{
 use super::check::AnswerCheck;
 use super::head::Head;
 use crate::protocol::Answer;
-use crate::testing::chain;
+use crate::tests::fixture::chain;
 
 fn key(number: u8) -> SecretKey {
     SecretKey::from_seed([number; 32])

@@ -17,7 +17,7 @@ use quorate_vmm::state_stream;
 
 use super::*;
 use crate::link::{Link, VerifierPeer};
-use crate::testing::{attestation, group, recovery, source, statement};
+use crate::tests::fixture::{attestation, group, recovery, source, statement};
 
 /// What a verifier answers.
 type Script = Vec<FromVerifier>;
@@ -40,7 +40,7 @@ impl Scene {
             image: image.digest(),
             input_policy: InputPolicy::Any,
             nonce: Nonce::from_bytes([3; 16]),
-            ..crate::testing::spec()
+            ..crate::tests::fixture::spec()
         };
         let mut execution = Execution::genesis(&image, spec.memory_bytes).unwrap();
         let measured = execution.cut().unwrap().pages.measurement;
@@ -84,7 +84,7 @@ impl Scene {
         let attestations = [0, 1, 2].map(|index| attestation(&statement, index)).to_vec();
         let folder = tempfile::tempdir().unwrap();
         let wanted = Wanted {
-            group: crate::testing::chain(&group),
+            group: crate::tests::fixture::chain(&group),
             grant: recovery(&group, 0).grant,
             certificate: SlotCertificate { statement, attestations },
             path: folder.path().join("vm").join("pulled"),

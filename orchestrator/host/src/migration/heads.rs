@@ -116,7 +116,7 @@ impl Heads {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{chain, group, head, source, statement};
+    use crate::tests::fixture::{chain, group, head, source, statement};
 
     const NONCE: Nonce = Nonce::from_bytes([1; 16]);
 
@@ -167,8 +167,8 @@ mod tests {
         let mut heads = heads(&group);
         let invented = {
             let mut statement = statement(&group, 99, 0);
-            statement.body.host = crate::testing::verifier(0).public();
-            head(&group, 0, NONCE, &statement, &crate::testing::verifier(0))
+            statement.body.host = crate::tests::fixture::verifier(0).public();
+            head(&group, 0, NONCE, &statement, &crate::tests::fixture::verifier(0))
         };
         assert_eq!(heads.add(&invented), Ok(false));
         for index in 1..3 {

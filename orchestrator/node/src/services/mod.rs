@@ -31,7 +31,8 @@ pub(crate) mod answers;
 mod heads;
 pub(crate) mod peers;
 mod task;
-pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) mod tests;
 mod ticks;
 mod walk;
 

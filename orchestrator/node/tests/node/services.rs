@@ -23,7 +23,7 @@ use crate::survival::{LIMIT, runtime};
 use hosted::{N, Services};
 
 mod hosted;
-#[path = "../../src/services/testing.rs"]
+#[path = "../../src/services/tests/fixture.rs"]
 mod machine;
 
 fn client() -> SecretKey {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::*;
+use crate::tests::fixture::*;
 
 fn heard(gather: &mut Gather<'_>, replica: u16, receipt: ServiceReceipt) -> &'static str {
     match gather.add(replica, receipt, receipt.sign(&vote_key(replica))) {

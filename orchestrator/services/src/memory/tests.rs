@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::*;
+use crate::tests::fixture::*;
 
 fn open(folder: &Path) -> Memory {
     Memory::open(folder, SERVICE).unwrap()

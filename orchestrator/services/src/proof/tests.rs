@@ -7,7 +7,7 @@ use quorate_attest::state_tree::StateTree;
 use quorate_control::encode_outcome;
 
 use super::*;
-use crate::testing::*;
+use crate::tests::fixture::*;
 
 const ORCHESTRATORS: u8 = 20;
 

@@ -2,7 +2,7 @@ use quorate_attest::group::HASH_SHA256;
 use quorate_attest::key::PublicKey;
 
 use super::*;
-use crate::fixtures::service;
+use crate::tests::fixture::service;
 
 fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed([seed; 32])

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use quorate_attest::key::SecretKey;
 
 use super::*;
-use crate::fixtures::{head, statement};
+use crate::tests::fixture::{head, statement};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -6,9 +6,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::client::{ClientError, SignerClient};
-use crate::fixtures::{Device, head, keys, rules, statement};
 use crate::protocol::{FRAME_BYTES_MAX, STATEMENTS_MAX, ToSigner};
 use crate::signer::Signer;
+use crate::tests::fixture::{Device, head, keys, rules, statement};
 use crate::worker::Worker;
 
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use quorate_attest::note::{KeyType, SignatureLine, VerifierKey};
 use quorate_attest::service::service_checkpoint;
 
 use super::*;
-use crate::fixtures::{Device, ask, head, keys, rules, statement};
+use crate::tests::fixture::{Device, ask, head, keys, rules, statement};
 
 const NOW: u64 = 1_700_000_000;
 
@@ -111,7 +111,7 @@ fn a_later_epoch_keeps_the_promises_of_the_earlier_and_there_is_no_way_back() {
     let mut signer = device.signer_with(next.clone(), keys()).unwrap();
     assert_eq!(sign(&mut signer, &[(0, 6, 1)]), [refused("WrongEpoch")]);
     let repeated = |number| {
-        let mut receipt = crate::fixtures::receipt(0, number, 1);
+        let mut receipt = crate::tests::fixture::receipt(0, number, 1);
         receipt.epoch = Epoch(4);
         ToSigner::Sign { statements: vec![receipt.to_statement().encode()] }
     };

@@ -4,8 +4,8 @@ use quorate_attest::id::{Epoch, GroupId};
 use quorate_attest::statement::Statement;
 
 use super::*;
-use crate::fixtures::{ORIGIN, head, receipt, rules, service, statement};
 use crate::rules::Allowed;
+use crate::tests::fixture::{ORIGIN, head, receipt, rules, service, statement};
 
 /// What becomes of one request, and whether anything was to be recorded for it.
 fn one(state: &mut SignState, rules: &Rules, request: Request) -> (Result<(), &'static str>, bool) {

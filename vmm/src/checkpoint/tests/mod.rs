@@ -8,7 +8,7 @@ use super::{Checkpoint, CheckpointError};
 use crate::execution::{Execution, Stop};
 use crate::measurement::Measurement;
 use crate::snapshot::PageSnapshot;
-use crate::testing::{KVM_NEEDED, MEMORY, work_input, worker};
+use crate::tests::fixture::{KVM_NEEDED, MEMORY, work_input, worker};
 
 /// A recorder with the snapshot that follows it.
 struct Recorder {

@@ -15,7 +15,7 @@ use quorate_verifier::core::{
 use quorate_verifier::protocol::{Activate, NeedState};
 
 use super::*;
-use crate::testing::{group, source, statement, verifier};
+use crate::tests::fixture::{group, source, statement, verifier};
 
 /// A VM whose host is about to die.
 struct Run {
@@ -27,7 +27,7 @@ struct Run {
 
 impl Run {
     fn new(n: u16, f: u64) -> Self {
-        let spec = VmSpec { input_policy: InputPolicy::Any, ..crate::testing::spec() };
+        let spec = VmSpec { input_policy: InputPolicy::Any, ..crate::tests::fixture::spec() };
         assert_eq!(spec.output_policy, OutputPolicy::Certified);
         Self { group: group(n, f), spec, slots: Vec::new(), log: Frontier::new() }
     }
@@ -337,7 +337,7 @@ async fn an_older_slot_than_a_certified_one_can_be_named_but_never_voted_for() {
     let grant = DecisionCertificate { signatures: vec![(0, decision.sign(&verifier(0)))], decision };
     let mut tally = Tally::new(&run.group, statement.clone()).unwrap();
     for index in 0..3 {
-        tally.add(crate::testing::attestation(statement, index)).unwrap();
+        tally.add(crate::tests::fixture::attestation(statement, index)).unwrap();
     }
     let certificate = tally.certificate().unwrap();
     let question = Activate { activation, grant, relinquish: None, certificate };

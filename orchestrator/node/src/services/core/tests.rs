@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use quorate_attest::request::status;
 
 use super::*;
-use crate::services::testing::Machine;
+use crate::services::tests::fixture::Machine;
 use world::*;
 
 #[test]

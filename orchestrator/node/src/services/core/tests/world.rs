@@ -10,7 +10,7 @@ use quorate_attest::request::{Call, Request};
 use quorate_attest::service::{Answer, Query, ServiceSpec, StateEntry};
 
 use super::super::*;
-use crate::services::testing::Machine;
+use crate::services::tests::fixture::Machine;
 
 const N: u8 = 4;
 

@@ -1,7 +1,5 @@
 //! A guest in process: the counter service of the kit, without a VM around it.
 
-#![cfg(test)]
-
 use quorate_attest::encoding::Bounded;
 use quorate_attest::id::{ImageDigest, Nonce};
 use quorate_attest::key::SecretKey;

@@ -1,11 +1,9 @@
 //! Storage that fails as a test says.
 
-#![cfg(test)]
-
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use super::Storage;
+use crate::sign_log::Storage;
 
 /// A device in memory that fails where the test says.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,5 @@
 //! A group of replicas and the log of a service, for tests.
 
-#![cfg(test)]
-
 use quorate_attest::encoding::Bounded;
 use quorate_attest::group::{GroupConfig, HASH_SHA256, Member};
 use quorate_attest::id::{Epoch, OperationId, ServiceId};

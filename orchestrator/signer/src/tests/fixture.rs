@@ -1,7 +1,5 @@
 //! A group, services, receipts, logs, and a device that loses power.
 
-#![cfg(test)]
-
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 

@@ -1,7 +1,5 @@
 //! A group, a VM and its statements, for the tests of the pure parts.
 
-#![cfg(test)]
-
 use std::sync::Arc;
 
 use quorate_attest::epoch::{EpochLink, EpochLinkTally, GroupChain};
